@@ -1,0 +1,5 @@
+//! What is known about destinations: location, operator, control. Bytes in, values out.
+//!
+//! Pure: no aya, no tokio, no clock, no sockets. The time of judgement is an argument.
+
+pub mod model;

@@ -1,0 +1,3 @@
+//! The agent's library: policy compiler, data, datapath, flow log, control.
+
+pub mod data;

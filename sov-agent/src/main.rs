@@ -1,0 +1,2 @@
+//! The `sov-agent` binary.
+fn main() {}
