@@ -4,4 +4,5 @@
 //! bytes in memory; neither has a second copy of any rule.
 #![cfg_attr(not(test), no_std)]
 
+pub mod abi;
 pub mod verdict;
