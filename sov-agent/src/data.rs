@@ -2,4 +2,7 @@
 //!
 //! Pure: no aya, no tokio, no clock, no sockets. The time of judgement is an argument.
 
+pub mod catalog;
+pub mod dataset;
 pub mod model;
+pub mod table;

@@ -25,6 +25,18 @@ impl Country {
     }
 }
 
+impl Country {
+    /// The two upper-case letters.
+    pub fn to_bytes(self) -> [u8; 2] {
+        self.0
+    }
+
+    /// `None` unless both bytes are ASCII letters.
+    pub fn from_bytes(bytes: [u8; 2]) -> Option<Self> {
+        std::str::from_utf8(&bytes).ok().and_then(Self::new)
+    }
+}
+
 impl fmt::Display for Country {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -95,7 +107,7 @@ impl ControlBasis {
     }
 }
 
-/// Index of an [`Attributes`] value in its [`Dataset`].
+/// Index of an [`Attributes`] value in its [`Dataset`](super::dataset::Dataset).
 pub type AttrId = u32;
 
 /// Everything known about a set of destinations, except the addresses.
@@ -114,6 +126,38 @@ pub struct Attributes {
     pub registered: Option<Country>,
     /// For example `aws:ap-northeast-1`.
     pub provider_region: Option<Box<str>>,
-    /// Index into [`Dataset::sources`]: the dataset that located this address.
+    /// Index into [`Dataset::sources`](super::dataset::Dataset::sources): the dataset that located this address.
     pub dataset: u16,
+}
+
+/// One input of a dataset: what it is, how old it is, and exactly which bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceInfo {
+    /// For example `jp-snapshot-2026-11-23`; recorded with every address that it located.
+    pub id: String,
+    pub title: String,
+    /// When it was built, unix seconds.
+    pub built: u64,
+    /// When it should no longer be relied on, unix seconds.
+    pub expires: Option<u64>,
+    pub licence: String,
+    /// Of the input's bytes, lower-case hex.
+    pub sha256: String,
+    /// Rows, prefixes or intervals, as the input counts.
+    pub records: u64,
+}
+
+impl Attributes {
+    /// Nothing is known: the value for space that no source covers.
+    pub const UNKNOWN: Self = Self {
+        location: Location::Unknown,
+        sources: 0,
+        asn: 0,
+        operator: None,
+        control: Control::Unknown,
+        control_basis: ControlBasis::None,
+        registered: None,
+        provider_region: None,
+        dataset: 0,
+    };
 }
