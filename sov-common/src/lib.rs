@@ -6,4 +6,7 @@
 
 pub mod abi;
 pub mod scope;
+pub mod classify;
+pub mod image;
+pub mod lookup;
 pub mod verdict;

@@ -1,0 +1,12 @@
+//! The policy image: what goes in ([`ImageSpec`]), how it is laid out, and reading it back.
+//!
+//! The layout is `sov_common::image`. Nothing here knows TOML, countries or operators: the compiler
+//! has already reduced them to classes and decisions.
+
+mod build;
+mod spec;
+
+pub use build::{BuildError, Image};
+pub use spec::{
+    ChainEntry, DecisionSpec, Final, ImageSpec, Mode, PortRange, Response, SelectorSpec, TagSpec,
+};

@@ -1,0 +1,208 @@
+//! THE classifier: (tag, destination, protocol, port, time) to (verdict, reason, class, rule).
+//!
+//! The kernel programs, `explain`, and the tests all run this code on the same bytes. It reads an
+//! image and nothing else; it does not parse packets ([`crate::parse`]) and does not count.
+
+use crate::{
+    image::{Words, decision, embedded, header, tag},
+    lookup::{lookup_v4, lookup_v6},
+    verdict::{Reason, Verdict},
+};
+
+/// A destination, host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    V4(u32),
+    /// Upper and lower half.
+    V6(u64, u64),
+}
+
+/// What the classifier needs to know of a packet or a socket call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub address: Address,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Host byte order; 0 where the protocol has none or a fragment hides it.
+    pub port: u16,
+    /// Neighbour discovery, DHCP or group membership in its exact form.
+    pub link: bool,
+    /// Seen on the wire, where IPv4-mapped addresses have no place. A socket call may use them.
+    pub wire: bool,
+}
+
+/// The outcome before the tag's mode is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub allow: bool,
+    /// [`Reason`] number.
+    pub reason: u8,
+    pub class: u16,
+    /// Rule id, 0 = none.
+    pub rule: u16,
+}
+
+impl Decision {
+    #[inline(always)]
+    pub const fn block(reason: Reason) -> Self {
+        Self { allow: false, reason: reason as u8, class: 0, rule: 0 }
+    }
+
+    /// The verdict under a tag's mode word.
+    #[inline(always)]
+    pub const fn verdict(&self, enforce: bool) -> Verdict {
+        if self.allow {
+            Verdict::Allow
+        } else if enforce {
+            Verdict::Block
+        } else {
+            Verdict::WouldBlock
+        }
+    }
+}
+
+/// A tag's entry in the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagEntry(pub u32);
+
+impl TagEntry {
+    #[inline(always)]
+    pub fn read<W: Words + ?Sized>(image: &W, slot: u8) -> Self {
+        Self(image.word(header::TAGS + (slot as u32 & 63) * tag::WORDS))
+    }
+
+    #[inline(always)]
+    pub const fn tier(self) -> u32 {
+        self.0 & tag::TIER
+    }
+
+    /// Anything but an explicit `audit` enforces.
+    #[inline(always)]
+    pub const fn enforce(self) -> bool {
+        (self.0 >> tag::MODE_SHIFT) & 0xff != tag::AUDIT
+    }
+
+    #[inline(always)]
+    pub const fn reject(self) -> bool {
+        (self.0 >> tag::RESPONSE_SHIFT) & 0xff == tag::REJECT
+    }
+
+    #[inline(always)]
+    pub const fn replies(self) -> bool {
+        self.0 & tag::REPLIES != 0
+    }
+}
+
+/// Judges one destination for one tier. `now` gives Unix seconds and is asked only where a rule expires.
+#[inline(always)]
+pub fn classify<W: Words + ?Sized>(
+    image: &W,
+    tier: u32,
+    to: &Destination,
+    now: impl Fn() -> u32 + Copy,
+) -> Decision {
+    let class = match to.address {
+        Address::V4(address) => lookup_v4(image, header::DESTINATIONS, address),
+        Address::V6(high, low) => {
+            let class = lookup_v6(image, header::DESTINATIONS, high, low);
+            if class < embedded::FIRST {
+                class
+            } else {
+                let (address, other) = match class {
+                    embedded::SIX_TO_FOUR => ((high >> 16) as u32, None),
+                    // Both ends of the relay see the data; the server is judged first.
+                    embedded::TEREDO => (high as u32, Some(!(low as u32))),
+                    embedded::MAPPED if to.wire => return Decision::block(Reason::Malformed),
+                    _ => (low as u32, None),
+                };
+                if let Some(client) = other {
+                    let server = lookup_v4(image, header::DESTINATIONS, address);
+                    let decision = decide(image, tier, server, to, now);
+                    if !decision.allow {
+                        return decision;
+                    }
+                    lookup_v4(image, header::DESTINATIONS, client)
+                } else {
+                    lookup_v4(image, header::DESTINATIONS, address)
+                }
+            }
+        }
+    };
+    decide(image, tier, class, to, now)
+}
+
+/// The decision of a tier about a class.
+#[inline(always)]
+fn decide<W: Words + ?Sized>(
+    image: &W,
+    tier: u32,
+    class: u16,
+    to: &Destination,
+    now: impl Fn() -> u32 + Copy,
+) -> Decision {
+    let classes = image.word(header::CLASSES);
+    let row = image.word(header::DECISIONS).wrapping_add(tier.wrapping_mul(classes));
+    let mut word = image.word(row.wrapping_add(class as u32));
+    if word & (decision::LINK | decision::CHAIN) != 0 {
+        if word & decision::LINK != 0 && to.link {
+            return Decision { allow: true, reason: Reason::Scope as u8, class, rule: 0 };
+        }
+        if word & decision::CHAIN != 0 {
+            word = walk(image, word >> decision::HIGH_SHIFT, to, now);
+        }
+    }
+    // A word that no builder wrote (0) is a block without a policy behind it.
+    if word == 0 {
+        return Decision { allow: false, reason: Reason::NoPolicy as u8, class, rule: 0 };
+    }
+    Decision {
+        allow: word & decision::ALLOW != 0,
+        reason: (word & decision::REASON) as u8,
+        class,
+        rule: (word >> decision::HIGH_SHIFT) as u16,
+    }
+}
+
+/// Conditional rules of one class, in order of precedence; the first that matches speaks.
+#[inline(always)]
+fn walk<W: Words + ?Sized>(
+    image: &W,
+    chain: u32,
+    to: &Destination,
+    now: impl Fn() -> u32 + Copy,
+) -> u32 {
+    let head = image.word(header::CHAINS).wrapping_add(chain.wrapping_mul(decision::HEADER_WORDS));
+    let first = image.word(head);
+    let count = image.word(head.wrapping_add(1));
+    let otherwise = image.word(head.wrapping_add(2));
+    let mut other_port = false;
+    let mut i = 0;
+    while i < decision::MAX_CHAIN {
+        if i >= count {
+            break;
+        }
+        let entry = first.wrapping_add(i.wrapping_mul(decision::ENTRY_WORDS));
+        i += 1;
+        let until = image.word(entry.wrapping_add(3));
+        if until != 0 && now() >= until {
+            continue;
+        }
+        let word = image.word(entry);
+        let protocol = image.word(entry.wrapping_add(1));
+        let ports = image.word(entry.wrapping_add(2));
+        let port = to.port as u32;
+        if (protocol & decision::ANY_PROTOCOL != 0 || protocol == to.protocol as u32)
+            && port >= ports & 0xffff
+            && port <= ports >> 16
+        {
+            return word;
+        }
+        other_port |= word & decision::ALLOW != 0;
+    }
+    // A rule that denies the address speaks for itself.
+    let denied = otherwise & decision::REASON == Reason::DenyRule as u32;
+    if other_port && !denied && otherwise & decision::ALLOW == 0 {
+        return (otherwise & !decision::REASON) | Reason::Port as u32;
+    }
+    otherwise
+}
