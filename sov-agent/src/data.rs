@@ -5,4 +5,6 @@
 pub mod catalog;
 pub mod dataset;
 pub mod model;
+pub mod prefixes;
 pub mod table;
+pub mod text;
