@@ -5,8 +5,8 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
-pub mod scope;
 pub mod classify;
 pub mod image;
 pub mod lookup;
+pub mod scope;
 pub mod verdict;

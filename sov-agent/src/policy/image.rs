@@ -4,9 +4,17 @@
 //! has already reduced them to classes and decisions.
 
 mod build;
+mod file;
+mod selectors;
 mod spec;
+mod v4;
+mod v6;
 
 pub use build::{BuildError, Image};
+pub use file::ImageError;
 pub use spec::{
     ChainEntry, DecisionSpec, Final, ImageSpec, Mode, PortRange, Response, SelectorSpec, TagSpec,
 };
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! The tables against a linear scan, on both edges of every interval.
+
+use proptest::prelude::*;
+use sov_common::{
+    image::header,
+    lookup::{lookup_key, lookup_v4, lookup_v6},
+    verdict::Reason,
+};
+
+use super::*;
+
+const CLASSES: u16 = 7;
+
+fn spec(v4: Vec<(u32, u16)>, v6: Vec<(u128, u16)>) -> ImageSpec {
+    let block = Final { allow: false, reason: Reason::Unlocatable, rule: 0 };
+    let row = vec![DecisionSpec { chain: vec![], otherwise: block, link: false }; CLASSES.into()];
+    ImageSpec { v4, v6, classes: CLASSES, decisions: vec![row], ..ImageSpec::default() }
+}
+
+fn class_at<T: PartialOrd + Copy>(intervals: &[(T, u16)], address: T) -> u16 {
+    intervals[intervals.partition_point(|(start, _)| *start <= address) - 1].1
+}
+
+fn check_v4(image: &Image, intervals: &[(u32, u16)], address: u32) {
+    let found = lookup_v4(image.words(), header::DESTINATIONS, address);
+    assert_eq!(found, class_at(intervals, address), "{}", std::net::Ipv4Addr::from(address));
+}
+
+fn check_v6(image: &Image, intervals: &[(u128, u16)], address: u128) {
+    let found =
+        lookup_v6(image.words(), header::DESTINATIONS, (address >> 64) as u64, address as u64);
+    assert_eq!(found, class_at(intervals, address), "{}", std::net::Ipv6Addr::from(address));
+}
+
+/// Boundaries that cluster: near each other, near edges of strides, halves and the whole space.
+fn starts_v6() -> impl Strategy<Value = u128> {
+    prop_oneof![
+        any::<u128>(),
+        any::<u64>().prop_map(|h| u128::from(h) << 64),
+        (0u128..4, 0u128..40).prop_map(|(q, n)| (q << 126) | (n << 60)),
+        (0u128..4, 0u128..40).prop_map(|(q, n)| (q << 126) | (5 << 64) | n),
+        (0u128..600).prop_map(|n| u128::MAX - n),
+        (0u128..40).prop_map(|n| u128::MAX - (n << 64)),
+    ]
+}
+
+fn starts_v4() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        any::<u32>(),
+        (0u32..600).prop_map(|n| n << 8),
+        0u32..600,
+        (0u32..600).prop_map(|n| u32::MAX - n)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn tables_equal_a_linear_scan(
+        v4 in prop::collection::btree_map(starts_v4(), 0..CLASSES, 0..300),
+        v6 in prop::collection::btree_map(starts_v6(), 0..CLASSES, 0..900),
+        random in prop::collection::vec(any::<u128>(), 200),
+    ) {
+        let mut v4 = v4;
+        let mut v6 = v6;
+        v4.entry(0).or_insert(1);
+        v6.entry(0).or_insert(2);
+        let v4: Vec<_> = v4.into_iter().collect();
+        let v6: Vec<_> = v6.into_iter().collect();
+        let image = Image::build(&spec(v4.clone(), v6.clone())).unwrap();
+        for (start, _) in &v4 {
+            check_v4(&image, &v4, *start);
+            check_v4(&image, &v4, start.wrapping_sub(1));
+        }
+        for (start, _) in &v6 {
+            check_v6(&image, &v6, *start);
+            check_v6(&image, &v6, start.wrapping_sub(1));
+        }
+        for address in random {
+            check_v4(&image, &v4, address as u32);
+            check_v6(&image, &v6, address);
+            check_v6(&image, &v6, address >> 2 | 1 << 125);
+        }
+        prop_assert_eq!(Image::from_bytes(&image.to_bytes()).unwrap(), image);
+    }
+
+    #[test]
+    fn hash_tables_find_every_key_and_nothing_else(
+        keys in prop::collection::btree_map(any::<u64>(), 0u8..3, 1..500),
+        others in prop::collection::vec(any::<u64>(), 100),
+    ) {
+        let mut spec = spec(vec![(0, 0)], vec![(0, 0)]);
+        for slot in 0..3 {
+            spec.tags.push(TagSpec {
+                slot, rank: slot, tier: 0, mode: Mode::Audit, response: Response::Drop, replies: false,
+            });
+        }
+        spec.selectors.cgroups = keys.iter().map(|(k, s)| (*k, 1, *s)).collect();
+        let image = Image::build(&spec).unwrap();
+        for (key, slot) in &keys {
+            let value = lookup_key(image.words(), header::CGROUPS, *key);
+            prop_assert_eq!(value & 0xff, u32::from(*slot));
+            // The highest rank has the smallest order.
+            prop_assert_eq!(value >> 8, 2 - u32::from(*slot));
+        }
+        for key in others.iter().filter(|k| !keys.contains_key(k)) {
+            let none = sov_common::image::NO_TAG;
+            prop_assert_eq!(lookup_key(image.words(), header::CGROUPS, *key), none);
+        }
+    }
+}
+
+#[test]
+fn damage_is_noticed() {
+    let image = Image::build(&spec(vec![(0, 0), (9, 3)], vec![(0, 0)])).unwrap();
+    let bytes = image.to_bytes();
+    assert_eq!(
+        Image::from_bytes(&bytes[..bytes.len() - 1]),
+        Err(ImageError::Format("it is truncated or has trailing bytes"))
+    );
+    assert!(matches!(Image::from_bytes(b"SOVI"), Err(ImageError::Abi { .. })));
+    for at in [12, 4 * 300, bytes.len() - 1] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        assert_eq!(Image::from_bytes(&damaged), Err(ImageError::Hash), "byte {at}");
+    }
+}
+
+#[test]
+fn what_no_image_can_hold_is_refused() {
+    let intervals = |v4| Image::build(&spec(v4, vec![(0, 0)]));
+    assert!(matches!(intervals(vec![]), Err(BuildError::Intervals { .. })));
+    assert!(matches!(intervals(vec![(1, 0)]), Err(BuildError::Intervals { .. })));
+    assert!(matches!(intervals(vec![(0, CLASSES)]), Err(BuildError::Intervals { .. })));
+    assert!(matches!(intervals(vec![(0, 0), (5, 1), (5, 2)]), Err(BuildError::Intervals { .. })));
+}
