@@ -1,18 +1,23 @@
 //! Builds the kernel side and leaves it at `$OUT_DIR/sov.o` for `include_bytes_aligned!`.
 //!
 //! `core` for the BPF target is built from source, so the compiler needs its own library sources.
-//! Two places are tried: the toolchain that runs this build, then the distribution's matched pair in
-//! /usr/bin. `cargo xtask setup` provides one of them, and bpf-linker. `SOV_EBPF_OBJECT` names a
-//! prebuilt object instead: lint-only and packaging machines need neither.
+//! `build/toolchain.rs` says where one is looked for; `cargo xtask setup` provides it, and bpf-linker.
+//! `SOV_EBPF_OBJECT` names a prebuilt object instead: lint-only and packaging machines need neither.
+
+#[path = "build/toolchain.rs"]
+mod toolchain;
 
 use std::{
     env,
     error::Error,
     ffi::OsString,
-    fs,
+    fs, io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
+
+use toolchain::Compiler;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -29,7 +34,10 @@ fn main() -> Result<()> {
     for input in ["sov-ebpf", "sov-common", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", root.join(input).display());
     }
-    let toolchain = Toolchain::find()?;
+    // Setup may have provided what was missing: look again when it has.
+    println!("cargo:rerun-if-changed={}", toolchain::tools().display());
+    println!("cargo:rerun-if-env-changed=XDG_CACHE_HOME");
+    let toolchain = Toolchain::find(&out)?;
     let target_dir = out.join("ebpf-target");
     let run = toolchain
         .command()
@@ -38,52 +46,60 @@ fn main() -> Result<()> {
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
         .arg(&target_dir)
         .output()
-        .map_err(|e| format!("cannot run {}: {e}", toolchain.cargo.display()))?;
+        .map_err(|e| format!("cannot run {}: {e}", toolchain.compiler.cargo.display()))?;
     if !run.status.success() {
         let log = String::from_utf8_lossy(&run.stderr);
         let hint = if log.contains("bpf-linker") {
-            "\nbpf-linker is missing or cannot load LLVM; run `cargo xtask setup`"
+            "\nbpf-linker is missing or cannot load LLVM: run `cargo xtask setup`"
         } else {
             ""
         };
-        return Err(format!("building the kernel side failed:\n{log}{hint}").into());
+        // Not through the returned error: its line breaks would be escaped.
+        eprintln!("{log}{hint}");
+        return Err("building the kernel side failed, see above".into());
     }
     fs::copy(target_dir.join("bpfel-unknown-none/release/sov"), object)?;
     Ok(())
 }
 
-/// A cargo, a rustc with its library sources, and the folder of the LLVM that bpf-linker loads.
+/// The compiler that builds the kernel side, and a folder that holds one LLVM and nothing else.
 struct Toolchain {
-    cargo: PathBuf,
-    rustc: PathBuf,
+    compiler: Compiler,
     llvm: Option<PathBuf>,
 }
 
 impl Toolchain {
-    fn find() -> Result<Self> {
-        let cargo = PathBuf::from(env::var_os("CARGO").ok_or("CARGO is not set")?);
-        let rustc = PathBuf::from(env::var_os("RUSTC").ok_or("RUSTC is not set")?);
-        let own_llvm = sysroot(&rustc)?.join("lib");
-        let system = Path::new("/usr/bin/rustc");
-        let candidates = [(cargo, rustc), ("/usr/bin/cargo".into(), system.to_path_buf())];
-        for (cargo, rustc) in candidates {
-            if !rustc.exists() || !cargo.exists() {
-                continue;
+    fn find(out: &Path) -> Result<Self> {
+        let running = PathBuf::from(env::var_os("RUSTC").ok_or("RUSTC is not set")?);
+        let candidates = toolchain::candidates(&running);
+        let compiler = match toolchain::choose(&candidates) {
+            Ok(compiler) => compiler.clone(),
+            Err(why) => {
+                eprintln!("{why}");
+                return Err(
+                    "run `cargo xtask setup`, or name a prebuilt object in SOV_EBPF_OBJECT".into(),
+                );
             }
-            if sysroot(&rustc)?.join("lib/rustlib/src/rust/library/core").exists() {
-                // The distribution's rustc keeps its LLVM elsewhere; any LLVM of the same major does.
-                let llvm =
-                    [own_llvm, "/usr/lib/llvm-22/lib".into()].into_iter().find(|dir| has_llvm(dir));
-                return Ok(Self { cargo, rustc, llvm });
+        };
+        // bpf-linker opens the first LLVM that its folder lists, whatever its version.
+        let llvm = match compiler.llvm_library(candidates.first()) {
+            Some(library) => {
+                let dir = out.join("llvm");
+                fs::create_dir_all(&dir)?;
+                let link = dir.join("libLLVM.so");
+                match fs::remove_file(&link) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+                    _ => symlink(library, link)?,
+                }
+                Some(dir)
             }
-        }
-        Err("no compiler with its library sources (rust-src) was found: run `cargo xtask setup`, \
-             or name a prebuilt object in SOV_EBPF_OBJECT"
-            .into())
+            None => None,
+        };
+        Ok(Self { compiler, llvm })
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.cargo);
+        let mut command = Command::new(&self.compiler.cargo);
         // cargo hands its own choices to build scripts; none of them fits another target.
         for (key, _) in env::vars_os() {
             let name = key.to_string_lossy();
@@ -105,11 +121,11 @@ impl Toolchain {
         ];
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| "x86_64".into());
         let flags = flags.join("\x1f").replace("x86_64", &arch);
-        let mut path = OsString::from(tools().join("bin"));
+        let mut path = OsString::from(toolchain::tools().join("bin"));
         path.push(":");
         path.push(env::var_os("PATH").unwrap_or_default());
         command
-            .env("RUSTC", &self.rustc)
+            .env("RUSTC", &self.compiler.rustc)
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", flags)
             .env("PATH", path);
@@ -118,22 +134,4 @@ impl Toolchain {
         }
         command
     }
-}
-
-/// Where `cargo xtask setup` puts bpf-linker.
-fn tools() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
-    cache.or(home).unwrap_or_else(|| "/root/.cache".into()).join("sov/tools")
-}
-
-fn sysroot(rustc: &Path) -> Result<PathBuf> {
-    let run = Command::new(rustc).args(["--print", "sysroot"]).output()?;
-    Ok(PathBuf::from(String::from_utf8(run.stdout)?.trim()))
-}
-
-fn has_llvm(dir: &Path) -> bool {
-    fs::read_dir(dir).is_ok_and(|mut entries| {
-        entries.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("libLLVM")))
-    })
 }
