@@ -1,2 +1,53 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: parses the verb and hands over. One file per verb; nothing is decided here.
+//!
+//! Depends on no project crate, so that set-up works before anything else builds.
+
+mod demo;
+mod exec;
+mod lint;
+mod packages;
+mod setup;
+mod test;
+mod tidy;
+#[path = "../../sov-agent/build/toolchain.rs"]
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of the workspace")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building and testing need; says each step and its reason, does nothing twice
+    Setup,
+    /// Set up, build the agent and run its demonstration as root
+    Demo(demo::Args),
+    /// Set up, then run all tests, or those of one tier
+    Test(test::Args),
+    /// Formatting, clippy on the host and on the BPF target, documentation, tidy
+    Lint,
+    /// Rules that no compiler checks: module boundaries, file headers and lengths, licences
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Setup => setup::run(packages::Use::Test).map(|()| ExitCode::SUCCESS),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Lint => lint::run(),
+        Verb::Tidy => tidy::run(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}
