@@ -1,0 +1,225 @@
+//! The few bpf(2) calls that tests make on the agent's own pinned objects: open a pin, run a program
+//! on a packet, read per-CPU maps. Raw, so that a million runs cost a second and nothing in between
+//! can smooth a result over.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const OBJ_GET: libc::c_int = 7;
+const PROG_TEST_RUN: libc::c_int = 10;
+const MAP_LOOKUP_BATCH: libc::c_int = 24;
+
+/// `struct __sk_buff`, as far as PROG_TEST_RUN lets callers set it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SkBuff {
+    pub len: u32,
+    pub pkt_type: u32,
+    pub mark: u32,
+    pub queue_mapping: u32,
+    pub protocol: u32,
+    pub vlan_present: u32,
+    pub vlan_tci: u32,
+    pub vlan_proto: u32,
+    pub priority: u32,
+    pub ingress_ifindex: u32,
+    pub ifindex: u32,
+    pub rest: [u32; 37],
+}
+
+impl SkBuff {
+    pub fn with_mark(mark: u32) -> Self {
+        // SAFETY: integers only; zero is a valid value.
+        let mut ctx: Self = unsafe { std::mem::zeroed() };
+        ctx.mark = mark;
+        ctx
+    }
+}
+
+/// Front of `union bpf_attr` for BPF_PROG_TEST_RUN.
+#[repr(C)]
+struct TestRunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a live front part of union bpf_attr and its size is passed along.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, size_of::<T>()) };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}
+
+/// Opens a pinned program, map or link.
+pub fn open_pin(path: &Path) -> Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let name = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut attr = Attr { path: name.as_ptr() as u64, fd: 0, flags: 0 };
+    let fd = bpf(OBJ_GET, &mut attr).with_context(|| format!("open pin {}", path.display()))?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A program that can be run on packets.
+pub struct Program(OwnedFd);
+
+impl Program {
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self(open_pin(path)?))
+    }
+
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Runs the program on one frame and returns its return code.
+    pub fn run(&self, frame: &[u8], ctx: &SkBuff) -> io::Result<u32> {
+        self.run_repeated(frame, ctx, 1).map(|(code, _)| code)
+    }
+
+    /// Runs it `repeat` times; (return code, mean nanoseconds per run).
+    pub fn run_repeated(&self, frame: &[u8], ctx: &SkBuff, repeat: u32) -> io::Result<(u32, u32)> {
+        let mut attr = TestRunAttr {
+            prog_fd: self.0.as_raw_fd() as u32,
+            retval: 0,
+            data_size_in: frame.len() as u32,
+            data_size_out: 0,
+            data_in: frame.as_ptr() as u64,
+            data_out: 0,
+            repeat,
+            duration: 0,
+            ctx_size_in: size_of::<SkBuff>() as u32,
+            ctx_size_out: 0,
+            ctx_in: ctx as *const SkBuff as u64,
+            ctx_out: 0,
+            flags: 0,
+            cpu: 0,
+            batch_size: 0,
+            pad: 0,
+        };
+        bpf(PROG_TEST_RUN, &mut attr)?;
+        Ok((attr.retval, attr.duration))
+    }
+}
+
+/// A per-CPU array map, read whole.
+pub struct PerCpuArray {
+    fd: OwnedFd,
+    /// Bytes of one value on one CPU, rounded up to 8 as the kernel does.
+    value: usize,
+    entries: u32,
+    cpus: usize,
+}
+
+impl PerCpuArray {
+    pub fn open(path: &Path, value: usize, entries: u32) -> Result<Self> {
+        let fd = open_pin(path)?;
+        Ok(Self { fd, value: value.next_multiple_of(8), entries, cpus: possible_cpus()? })
+    }
+
+    /// The u64 words of every value, summed over the CPUs: `[entry][word]`, flat.
+    pub fn read(&self) -> Result<Vec<u64>> {
+        #[repr(C)]
+        struct Batch {
+            in_batch: u64,
+            out_batch: u64,
+            keys: u64,
+            values: u64,
+            count: u32,
+            map_fd: u32,
+            elem_flags: u64,
+            flags: u64,
+        }
+        let words = self.value / 8;
+        let mut keys = vec![0u32; self.entries as usize];
+        let mut values = vec![0u64; self.entries as usize * words * self.cpus];
+        let mut out_batch = 0u32;
+        let mut attr = Batch {
+            in_batch: 0,
+            out_batch: &mut out_batch as *mut u32 as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: self.entries,
+            map_fd: self.fd.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        match bpf(MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => {}
+            // End of the map: the count says how much was read.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return self.read_singly(),
+            Err(e) => bail!("read per-CPU map: {e}"),
+        }
+        ensure!(attr.count == self.entries, "read {} of {} entries", attr.count, self.entries);
+        Ok(self.sum(&values))
+    }
+
+    /// For kernels without batch operations on per-CPU arrays (before 5.13).
+    fn read_singly(&self) -> Result<Vec<u64>> {
+        #[repr(C)]
+        struct Elem {
+            map_fd: u32,
+            pad: u32,
+            key: u64,
+            value: u64,
+            flags: u64,
+        }
+        let per_entry = self.value / 8 * self.cpus;
+        let mut values = vec![0u64; self.entries as usize * per_entry];
+        for key in 0..self.entries {
+            let at = key as usize * per_entry;
+            let mut attr = Elem {
+                map_fd: self.fd.as_raw_fd() as u32,
+                pad: 0,
+                key: &key as *const u32 as u64,
+                value: values[at..].as_mut_ptr() as u64,
+                flags: 0,
+            };
+            bpf(MAP_LOOKUP_ELEM, &mut attr).context("read per-CPU map")?;
+        }
+        Ok(self.sum(&values))
+    }
+
+    fn sum(&self, values: &[u64]) -> Vec<u64> {
+        let words = self.value / 8;
+        let mut out = vec![0u64; self.entries as usize * words];
+        for (entry, chunk) in values.chunks(words * self.cpus).enumerate() {
+            for (i, value) in chunk.iter().enumerate() {
+                out[entry * words + i % words] += value;
+            }
+        }
+        out
+    }
+}
+
+fn possible_cpus() -> Result<usize> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = text.trim().rsplit(['-', ',']).next().unwrap_or("0");
+    Ok(last.parse::<usize>().context("parse possible CPUs")? + 1)
+}
