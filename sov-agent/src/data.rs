@@ -4,7 +4,9 @@
 
 pub mod catalog;
 pub mod dataset;
+pub mod embedded;
 pub mod model;
 pub mod prefixes;
 pub mod table;
 pub mod text;
+pub mod world;

@@ -2,6 +2,7 @@
 //!
 //! Depends on no project crate, so that set-up works before anything else builds.
 
+mod dataset;
 mod demo;
 mod exec;
 mod lint;
@@ -34,6 +35,8 @@ enum Verb {
     Test(test::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, tidy
     Lint,
+    /// Make the world table that the agent embeds, from its pinned inputs
+    Dataset(dataset::Args),
     /// Rules that no compiler checks: module boundaries, file headers and lengths, licences
     Tidy,
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lint => lint::run(),
+        Verb::Dataset(args) => dataset::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Tidy => tidy::run(),
     };
     outcome.unwrap_or_else(|error| {

@@ -6,6 +6,7 @@ use super::{
     catalog::Catalog,
     model::{AttrId, Attributes, Control, ControlBasis, Country, Location, SourceInfo},
     table::{Interval, Table, TableError},
+    world::{Record, Register},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sov_common::{
@@ -57,6 +58,7 @@ pub struct Dataset {
     strings: Strings,
     sources: Vec<SourceInfo>,
     catalog: Catalog,
+    register: Register,
 }
 
 impl Dataset {
@@ -89,7 +91,30 @@ impl Dataset {
             strings,
             sources,
             catalog,
+            register: Register::default(),
         })
+    }
+
+    /// Tables whose ids are indexes into `records`; operators and control come from the catalog, and
+    /// where it does not know the ASN, from the register.
+    pub(super) fn from_records(
+        v4: Table<u32>,
+        v6: Table<u128>,
+        records: &[Record],
+        sources: Vec<SourceInfo>,
+        catalog: Catalog,
+        register: Register,
+    ) -> Result<Self, DatasetError> {
+        let mut strings = Strings::default();
+        let mut attributes = Vec::with_capacity(records.len());
+        for (index, record) in records.iter().enumerate() {
+            if usize::from(record.source) >= sources.len() {
+                let (source_index, count) = (u16::from(record.source), sources.len());
+                return Err(DatasetError::UnknownSource { index, source_index, count });
+            }
+            attributes.push(Packed::from_record(record, &catalog, &register, &mut strings)?);
+        }
+        Ok(Self { v4, v6, attributes, strings, sources, catalog, register })
     }
 
     /// IPv4 intervals `(start, id)`, ascending, covering the whole space; neighbours differ in id.
@@ -135,7 +160,7 @@ impl Dataset {
         let operator = attributes.operator.as_deref().and_then(|id| self.catalog.by_id(id));
         Found {
             prefix,
-            asn_name: None,
+            asn_name: self.register.name(attributes.asn),
             operator_name: operator.map(|operator| operator.name.as_str()),
             attributes,
         }
@@ -235,17 +260,46 @@ impl Packed {
                 Location::Unknown => [0, 0],
                 Location::Anycast => [0, 1],
             },
-            control: match value.control {
-                Control::Country(country) => country.to_bytes(),
-                Control::Unknown => [0, 0],
-                Control::Contested => [0, 1],
-            },
+            control: pack_control(value.control),
             registered: value.registered.map_or([0, 0], Country::to_bytes),
             operator: strings.intern(value.operator.as_deref())?,
             region: strings.intern(value.provider_region.as_deref())?,
             dataset: value.dataset,
             sources: value.sources,
             basis: value.control_basis,
+        })
+    }
+
+    /// The rule of control: the catalog's word, else the country of registration, marked as such.
+    fn from_record(
+        record: &Record,
+        catalog: &Catalog,
+        register: &Register,
+        strings: &mut Strings,
+    ) -> Result<Self, DatasetError> {
+        let operator = catalog.by_asn(record.asn);
+        let listed = operator.and_then(|o| o.asns.iter().find(|(asn, _)| *asn == record.asn)?.1);
+        let registered = listed.or_else(|| register.registered(record.asn));
+        let (control, basis) = match (operator, registered) {
+            (Some(operator), _) => (operator.control, ControlBasis::Catalog),
+            (None, Some(country)) => (Control::Country(country), ControlBasis::Registered),
+            (None, None) => (Control::Unknown, ControlBasis::None),
+        };
+        let location = match record.location {
+            _ if operator.is_some_and(|operator| operator.anycast) => [0, 1],
+            Some(country) => country.to_bytes(),
+            None => [0, 0],
+        };
+        Ok(Self {
+            asn: record.asn,
+            location,
+            control: pack_control(control),
+            registered: registered.map_or([0, 0], Country::to_bytes),
+            operator: strings.intern(operator.map(|operator| operator.id.as_str()))?,
+            region: NO_STRING,
+            dataset: u16::from(record.source),
+            sources: record.sources,
+            basis,
         })
     }
 
@@ -269,6 +323,14 @@ impl Packed {
             provider_region: strings.get(self.region).map(Into::into),
             dataset: self.dataset,
         }
+    }
+}
+
+fn pack_control(control: Control) -> [u8; 2] {
+    match control {
+        Control::Country(country) => country.to_bytes(),
+        Control::Unknown => [0, 0],
+        Control::Contested => [0, 1],
     }
 }
 

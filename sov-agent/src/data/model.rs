@@ -131,7 +131,8 @@ pub struct Attributes {
 }
 
 /// One input of a dataset: what it is, how old it is, and exactly which bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SourceInfo {
     /// For example `jp-snapshot-2026-11-23`; recorded with every address that it located.
     pub id: String,
