@@ -154,6 +154,10 @@ fn watched(mut command: Command) -> Result<Tally> {
         screen.write_all(&chunk[..length])?;
         screen.flush()?;
     }
+    if !watcher.at_line_start() {
+        // It died in the middle of a line; what follows must not continue it.
+        writeln!(screen)?;
+    }
     let status = child.wait()?;
     let tally = watcher.finish(status.success());
     if !status.success() && !tally.explained {

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::apt;
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) fn provide() -> Result<()> {
     if toolchain::choose(&found).is_err() {
         for attempt in attempts(found.first(), exec::find_program("rustup").is_some()) {
             if let Err(error) = attempt.make() {
-                eprintln!("   that did not work, trying the next way: {error:#}");
+                eprintln!("   that did not work: {error:#}");
             }
             found = toolchain::candidates(&running());
             if toolchain::choose(&found).is_ok() {
@@ -39,7 +39,9 @@ pub(crate) fn provide() -> Result<()> {
             }
         }
     }
-    let compiler = toolchain::choose(&found).map_err(anyhow::Error::msg)?;
+    let compiler = toolchain::choose(&found).map_err(|why| {
+        anyhow!("{why}\ngive one of them its sources by hand, for example: rustup component add rust-src")
+    })?;
     exec::have(&format!(
         "compiler {} with its library sources ({})",
         compiler.release,
@@ -178,7 +180,7 @@ fn rustup_name(sysroot: &Path) -> Option<String> {
 fn rustup(args: &[&str]) -> Command {
     // A mirror that never answers must not hold up the ways that follow.
     let mut command = Command::new("timeout");
-    command.args(["90", "rustup"]).args(args);
+    command.args(["90", "rustup"]).args(args).env_remove("RUST_BACKTRACE");
     command
 }
 

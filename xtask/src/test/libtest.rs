@@ -62,6 +62,11 @@ impl Watcher {
         }
     }
 
+    /// Whether the output so far ends with a whole line.
+    pub(crate) fn at_line_start(&self) -> bool {
+        self.line.is_empty()
+    }
+
     /// Closes the count. A program that died without a summary, or failed without a failed test
     /// (it did not compile, it was killed), counts as one failure.
     pub(crate) fn finish(mut self, success: bool) -> Outcome {
@@ -167,6 +172,16 @@ mod tests {
         assert_eq!(watch(&format!("{died}\n{OK}"), false).counts.failed, 1);
         // Or when something turned the exit code into success.
         assert_eq!(watch(died, true).counts, tally(0, 1, 0));
+    }
+
+    #[test]
+    fn a_line_cut_short_is_noticed() {
+        let mut watcher = Watcher::default();
+        assert!(watcher.at_line_start());
+        watcher.feed(b"test a ... ok\ntest b ... ");
+        assert!(!watcher.at_line_start());
+        watcher.feed(b"ok\n");
+        assert!(watcher.at_line_start());
     }
 
     #[test]
