@@ -1,4 +1,5 @@
 //! The agent's library: policy compiler, data, datapath, flow log, control.
 
+pub mod cli;
 pub mod data;
 pub mod policy;
