@@ -1,7 +1,7 @@
 //! Counts what a Rust test program reports, from its output as it streams by.
 //!
-//! libtest knows no skip at run time. A test that cannot run prints `skipped: REASON` and returns;
-//! it counts as skipped here, not as passed. Ignored tests count as skipped too.
+//! libtest knows no skip at run time. A test that cannot run prints `SKIPPED NAME: REASON` (the
+//! harness does) and returns; it counts as skipped here, not as passed. Ignored tests count as skipped too.
 
 use std::{fmt, ops::AddAssign};
 
@@ -94,7 +94,7 @@ impl Watcher {
             }
             // Also a program of no tests prints a summary: one stands for "announced".
             (self.skips, self.open) = (0, count.max(1));
-        } else if after_name(line).starts_with("skipped: ") {
+        } else if after_name(line).starts_with("SKIPPED ") {
             self.skips += 1;
         }
     }
@@ -154,10 +154,10 @@ mod tests {
     #[test]
     fn tests_that_skip_themselves_are_no_passes() {
         let captured = "running 2 tests\ntest a ... ok\ntest b ... ok\n\nsuccesses:\n\n\
-            ---- a stdout ----\nskipped: needs CAP_BPF\n\n\
+            ---- a stdout ----\nSKIPPED a: needs CAP_BPF\n\n\
             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s\n";
         assert_eq!(watch(captured, true).counts, tally(1, 0, 1));
-        let live = "running 1 test\ntest a ... skipped: needs CAP_BPF\nok\n\n\
+        let live = "running 1 test\ntest a ... SKIPPED a: needs CAP_BPF\nok\n\n\
             test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s\n";
         assert_eq!(watch(live, true).counts, tally(0, 0, 1));
         assert_eq!(watch(live, true).counts.executed(), 0);
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn look_alikes_in_output_do_not_count() {
-        let noise = "running 5 miles\ntest result: pending\nwas skipped: no\n 1 passed; 1 failed\n";
+        let noise = "running 5 miles\ntest result: pending\nwas SKIPPED no\n 1 passed; 1 failed\n";
         let outcome = watch(&format!("{noise}{OK}{noise}"), true);
         assert_eq!(outcome.counts, tally(2, 0, 1));
     }
