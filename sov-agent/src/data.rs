@@ -5,7 +5,11 @@
 pub mod catalog;
 pub mod dataset;
 pub mod embedded;
+pub mod load;
+pub mod mmdb;
 pub mod model;
+pub mod overlay;
+mod packed;
 pub mod prefixes;
 pub mod table;
 pub mod text;

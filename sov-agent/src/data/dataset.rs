@@ -4,7 +4,8 @@
 
 use super::{
     catalog::Catalog,
-    model::{AttrId, Attributes, Control, ControlBasis, Country, Location, SourceInfo},
+    model::{AttrId, Attributes, SourceInfo},
+    packed::{Packed, Strings},
     table::{Interval, Table, TableError},
     world::{Record, Register},
 };
@@ -14,7 +15,7 @@ use sov_common::{
     verdict::Scope,
 };
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -35,6 +36,16 @@ pub enum DatasetError {
     UnknownSource { index: usize, source_index: u16, count: usize },
     #[error("more than 65,534 different {what}")]
     TooMany { what: &'static str },
+}
+
+impl DatasetError {
+    pub(super) fn table(family: &'static str, error: TableError) -> Self {
+        match error {
+            TableError::NotFromZero => Self::NotFromZero { family },
+            TableError::NotAscending(index) => Self::NotAscending { family, index },
+            TableError::Truncated => Self::Damaged { family, problem: "truncated or too large" },
+        }
+    }
 }
 
 /// What is known about one address.
@@ -59,6 +70,9 @@ pub struct Dataset {
     sources: Vec<SourceInfo>,
     catalog: Catalog,
     register: Register,
+    /// AS names of a site's own databases, where they differ from the register's.
+    names: BTreeMap<u32, String>,
+    built: u64,
 }
 
 impl Dataset {
@@ -85,13 +99,15 @@ impl Dataset {
             packed.push(Packed::new(value, &mut strings)?);
         }
         Ok(Self {
-            v4: Table::pack(&v4).map_err(|e| table_error("IPv4", e))?,
-            v6: Table::pack(&v6).map_err(|e| table_error("IPv6", e))?,
+            v4: Table::pack(&v4).map_err(|e| DatasetError::table("IPv4", e))?,
+            v6: Table::pack(&v6).map_err(|e| DatasetError::table("IPv6", e))?,
             attributes: packed,
             strings,
+            built: oldest(&sources),
             sources,
             catalog,
             register: Register::default(),
+            names: BTreeMap::new(),
         })
     }
 
@@ -114,7 +130,14 @@ impl Dataset {
             }
             attributes.push(Packed::from_record(record, &catalog, &register, &mut strings)?);
         }
-        Ok(Self { v4, v6, attributes, strings, sources, catalog, register })
+        let (built, names) = (oldest(&sources), BTreeMap::new());
+        Ok(Self { v4, v6, attributes, strings, sources, catalog, register, names, built })
+    }
+
+    /// Adds AS names, and the build time that counts if it is not that of the oldest source.
+    pub(super) fn with_site(self, names: BTreeMap<u32, String>, built: Option<u64>) -> Self {
+        let built = built.unwrap_or(self.built);
+        Self { names, built, ..self }
     }
 
     /// IPv4 intervals `(start, id)`, ascending, covering the whole space; neighbours differ in id.
@@ -160,10 +183,15 @@ impl Dataset {
         let operator = attributes.operator.as_deref().and_then(|id| self.catalog.by_id(id));
         Found {
             prefix,
-            asn_name: self.register.name(attributes.asn),
+            asn_name: self.asn_name(attributes.asn),
             operator_name: operator.map(|operator| operator.name.as_str()),
             attributes,
         }
+    }
+
+    /// The name an ASN is registered under.
+    pub fn asn_name(&self, asn: u32) -> Option<&str> {
+        self.names.get(&asn).map(String::as_str).or_else(|| self.register.name(asn))
     }
 
     /// The address's kind, decided before any data.
@@ -183,10 +211,15 @@ impl Dataset {
         &self.catalog
     }
 
-    /// When the oldest input was built, unix seconds; 0 without inputs.
+    /// How old the data are, unix seconds, 0 without sources: when the oldest source was built; where a
+    /// site's own databases give country and origin, the older of those two.
     pub fn built(&self) -> u64 {
-        self.sources.iter().map(|source| source.built).min().unwrap_or(0)
+        self.built
     }
+}
+
+fn oldest(sources: &[SourceInfo]) -> u64 {
+    sources.iter().map(|source| source.built).min().unwrap_or(0)
 }
 
 fn check_ids(
@@ -200,16 +233,6 @@ fn check_ids(
         }
     }
     Ok(())
-}
-
-fn table_error(family: &'static str, error: TableError) -> DatasetError {
-    match error {
-        TableError::NotFromZero => DatasetError::NotFromZero { family },
-        TableError::NotAscending(index) => DatasetError::NotAscending { family, index },
-        TableError::Truncated => {
-            DatasetError::Damaged { family, problem: "truncated or too large" }
-        }
-    }
 }
 
 fn prefix_v4(address: Ipv4Addr, interval: Interval<u32>) -> Ipv4Net {
@@ -233,137 +256,10 @@ fn prefix_v6(address: Ipv6Addr, interval: Interval<u128>) -> Ipv6Net {
     Ipv6Net::new_assert(address, length).trunc()
 }
 
-/// [`Attributes`] in 20 bytes: a dataset has a hundred thousand of them.
-#[derive(Clone, Copy, Debug)]
-struct Packed {
-    asn: u32,
-    /// Letters, or `[0, 0]` unknown, `[0, 1]` anycast or contested.
-    location: [u8; 2],
-    control: [u8; 2],
-    registered: [u8; 2],
-    /// Indexes into the strings, [`NO_STRING`] for none.
-    operator: u16,
-    region: u16,
-    dataset: u16,
-    sources: u8,
-    basis: ControlBasis,
-}
-
-const NO_STRING: u16 = u16::MAX;
-
-impl Packed {
-    fn new(value: &Attributes, strings: &mut Strings) -> Result<Self, DatasetError> {
-        Ok(Self {
-            asn: value.asn,
-            location: match value.location {
-                Location::Country(country) => country.to_bytes(),
-                Location::Unknown => [0, 0],
-                Location::Anycast => [0, 1],
-            },
-            control: pack_control(value.control),
-            registered: value.registered.map_or([0, 0], Country::to_bytes),
-            operator: strings.intern(value.operator.as_deref())?,
-            region: strings.intern(value.provider_region.as_deref())?,
-            dataset: value.dataset,
-            sources: value.sources,
-            basis: value.control_basis,
-        })
-    }
-
-    /// The rule of control: the catalog's word, else the country of registration, marked as such.
-    fn from_record(
-        record: &Record,
-        catalog: &Catalog,
-        register: &Register,
-        strings: &mut Strings,
-    ) -> Result<Self, DatasetError> {
-        let operator = catalog.by_asn(record.asn);
-        let listed = operator.and_then(|o| o.asns.iter().find(|(asn, _)| *asn == record.asn)?.1);
-        let registered = listed.or_else(|| register.registered(record.asn));
-        let (control, basis) = match (operator, registered) {
-            (Some(operator), _) => (operator.control, ControlBasis::Catalog),
-            (None, Some(country)) => (Control::Country(country), ControlBasis::Registered),
-            (None, None) => (Control::Unknown, ControlBasis::None),
-        };
-        let location = match record.location {
-            _ if operator.is_some_and(|operator| operator.anycast) => [0, 1],
-            Some(country) => country.to_bytes(),
-            None => [0, 0],
-        };
-        Ok(Self {
-            asn: record.asn,
-            location,
-            control: pack_control(control),
-            registered: registered.map_or([0, 0], Country::to_bytes),
-            operator: strings.intern(operator.map(|operator| operator.id.as_str()))?,
-            region: NO_STRING,
-            dataset: u16::from(record.source),
-            sources: record.sources,
-            basis,
-        })
-    }
-
-    fn unpack(&self, strings: &Strings) -> Attributes {
-        Attributes {
-            location: match (self.location, Country::from_bytes(self.location)) {
-                (_, Some(country)) => Location::Country(country),
-                ([0, 1], None) => Location::Anycast,
-                _ => Location::Unknown,
-            },
-            sources: self.sources,
-            asn: self.asn,
-            operator: strings.get(self.operator).map(Into::into),
-            control: match (self.control, Country::from_bytes(self.control)) {
-                (_, Some(country)) => Control::Country(country),
-                ([0, 1], None) => Control::Contested,
-                _ => Control::Unknown,
-            },
-            control_basis: self.basis,
-            registered: Country::from_bytes(self.registered),
-            provider_region: strings.get(self.region).map(Into::into),
-            dataset: self.dataset,
-        }
-    }
-}
-
-fn pack_control(control: Control) -> [u8; 2] {
-    match control {
-        Control::Country(country) => country.to_bytes(),
-        Control::Unknown => [0, 0],
-        Control::Contested => [0, 1],
-    }
-}
-
-/// Operator ids and provider regions, each once.
-#[derive(Clone, Debug, Default)]
-struct Strings {
-    list: Vec<Box<str>>,
-    index: HashMap<Box<str>, u16>,
-}
-
-impl Strings {
-    fn intern(&mut self, text: Option<&str>) -> Result<u16, DatasetError> {
-        let Some(text) = text else { return Ok(NO_STRING) };
-        if let Some(index) = self.index.get(text) {
-            return Ok(*index);
-        }
-        let index = u16::try_from(self.list.len()).unwrap_or(NO_STRING);
-        if index == NO_STRING {
-            return Err(DatasetError::TooMany { what: "operators and regions" });
-        }
-        self.list.push(text.into());
-        self.index.insert(text.into(), index);
-        Ok(index)
-    }
-
-    fn get(&self, index: u16) -> Option<&str> {
-        self.list.get(usize::from(index)).map(|text| &**text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::model::{Control, ControlBasis, Country, Location};
 
     fn country(code: &str, asn: u32) -> Attributes {
         let country = Country::new(code);

@@ -103,39 +103,9 @@ pub struct Table<K> {
 impl<K: Key> Table<K> {
     /// Packs `(start, id)`; neighbours with the same id become one interval.
     pub fn pack(intervals: &[(K, u32)]) -> Result<Self, TableError> {
-        if intervals.first().map(|first| first.0) != Some(K::ZERO) {
-            return Err(TableError::NotFromZero);
-        }
-        let (mut index, mut data) = (Vec::new(), Vec::new());
-        let (mut count, mut blocks) = (0u32, 0usize);
-        let mut last: Option<(K, u32)> = None;
-        for (position, &(start, id)) in intervals.iter().enumerate() {
-            if let Some((previous, previous_id)) = last {
-                if position > 0 && start <= intervals[position - 1].0 {
-                    return Err(TableError::NotAscending(position));
-                }
-                if previous_id == id {
-                    continue;
-                }
-                if !(count as usize).is_multiple_of(BLOCK) {
-                    write_step(&mut data, start.wrapping_sub(previous));
-                }
-            }
-            if (count as usize).is_multiple_of(BLOCK) {
-                start.write(&mut index);
-                u32::try_from(data.len()).map_err(|_| TableError::Truncated)?.write(&mut index);
-                blocks += 1;
-            }
-            write_leb(&mut data, u128::from(id));
-            count += 1;
-            last = Some((start, id));
-        }
-        let mut bytes = Vec::with_capacity(HEADER + index.len() + data.len());
-        count.write(&mut bytes);
-        u32::try_from(blocks).map_err(|_| TableError::Truncated)?.write(&mut bytes);
-        bytes.append(&mut index);
-        bytes.append(&mut data);
-        Ok(Self { bytes: Cow::Owned(bytes), blocks, key: PhantomData })
+        let mut packer = Packer::default();
+        intervals.iter().try_for_each(|&(start, id)| packer.push(start, id))?;
+        packer.finish()
     }
 
     /// Takes bytes that [`Table::as_bytes`] gave. Checks the frame, not every interval.
@@ -207,6 +177,67 @@ impl<K: Key> Table<K> {
         let entry = self.bytes.get(HEADER + block * (K::BYTES + 4)..)?;
         let offset = u32::read(entry.get(K::BYTES..)?)? as usize;
         Some((K::read(entry)?, HEADER + self.blocks * (K::BYTES + 4) + offset))
+    }
+}
+
+/// Packs intervals one by one.
+#[derive(Debug)]
+pub struct Packer<K> {
+    index: Vec<u8>,
+    data: Vec<u8>,
+    count: u32,
+    blocks: u32,
+    /// Start and id of the interval that was written last.
+    written: Option<(K, u32)>,
+    /// Start that was pushed last, and how many were.
+    pushed: Option<K>,
+    position: usize,
+}
+
+impl<K> Default for Packer<K> {
+    fn default() -> Self {
+        let (index, data) = (Vec::new(), Vec::new());
+        Self { index, data, count: 0, blocks: 0, written: None, pushed: None, position: 0 }
+    }
+}
+
+impl<K: Key> Packer<K> {
+    /// Starts must ascend, from 0; a neighbour with the same id continues the interval.
+    pub fn push(&mut self, start: K, id: u32) -> Result<(), TableError> {
+        match self.pushed {
+            None if start != K::ZERO => return Err(TableError::NotFromZero),
+            Some(pushed) if start <= pushed => return Err(TableError::NotAscending(self.position)),
+            _ => {}
+        }
+        self.pushed = Some(start);
+        self.position += 1;
+        if self.written.is_some_and(|written| written.1 == id) {
+            return Ok(());
+        }
+        if (self.count as usize).is_multiple_of(BLOCK) {
+            start.write(&mut self.index);
+            let offset = u32::try_from(self.data.len()).map_err(|_| TableError::Truncated)?;
+            offset.write(&mut self.index);
+            self.blocks += 1;
+        } else if let Some((previous, _)) = self.written {
+            write_step(&mut self.data, start.wrapping_sub(previous));
+        }
+        write_leb(&mut self.data, u128::from(id));
+        self.count = self.count.checked_add(1).ok_or(TableError::Truncated)?;
+        self.written = Some((start, id));
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<Table<K>, TableError> {
+        if self.count == 0 {
+            return Err(TableError::NotFromZero);
+        }
+        let mut bytes = Vec::with_capacity(HEADER + self.index.len() + self.data.len());
+        self.count.write(&mut bytes);
+        self.blocks.write(&mut bytes);
+        bytes.append(&mut self.index);
+        bytes.append(&mut self.data);
+        Ok(Table { bytes: Cow::Owned(bytes), blocks: self.blocks as usize, key: PhantomData })
     }
 }
 
