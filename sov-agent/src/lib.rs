@@ -2,4 +2,5 @@
 
 pub mod cli;
 pub mod data;
+pub mod flowlog;
 pub mod policy;

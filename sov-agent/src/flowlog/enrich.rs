@@ -1,0 +1,422 @@
+//! Kernel events and flow-table entries -> [`FlowRecord`]: numbers become names, addresses get attributes.
+//!
+//! Asks the host through [`Facts`] only, and reads no clock: a record is a function of its inputs. What is
+//! not known stays absent; nothing is guessed.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use sov_common::{
+    abi::{Event, FlowKey, FlowValue, Hook, SocketOwner},
+    verdict::{Reason, Verdict},
+};
+
+use super::{
+    host::identify,
+    record::{
+        Attributes, FlowRecord, Host, Icmp, Interface, Kind, Mode, Policy, Process, Response, Rule,
+    },
+};
+use crate::data::dataset::Dataset;
+
+/// How many generations are remembered: entries of the flow table may be older than the live image.
+const GENERATIONS: usize = 64;
+
+/// A kernel value that this agent cannot read: the kernel side has another ABI, or memory is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("kernel event with unknown {what} {number}; the loaded programs do not match this agent")]
+pub struct Unreadable {
+    pub what: &'static str,
+    pub number: u8,
+}
+
+/// What only the host can say. Implemented by [`super::host::LiveFacts`] and by tests.
+pub trait Facts {
+    /// Name of an interface.
+    fn interface(&mut self, index: u32) -> Option<String>;
+    /// Path of a cgroup below the hierarchy's root, by its v2 id.
+    fn cgroup(&mut self, id: u64) -> Option<String>;
+    /// Executable of a process; `None` when `pid` is no longer what `comm` named.
+    fn exe(&mut self, pid: u32, comm: &str) -> Option<String>;
+    fn user(&mut self, uid: u32) -> Option<String>;
+}
+
+/// The names behind one policy image's numbers. Filled from the compiled policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyNames {
+    pub name: String,
+    /// SHA-256 of the policy and its data, lower-case hex.
+    pub hash: String,
+    /// By tag slot.
+    pub tags: BTreeMap<u8, TagNames>,
+    /// By rule id (1 and up).
+    pub rules: BTreeMap<u16, Rule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagNames {
+    pub name: String,
+    pub tier: String,
+    pub mode: Mode,
+    pub response: Response,
+}
+
+/// CLOCK_REALTIME - CLOCK_BOOTTIME, ns. Sample it once per batch: the wall clock may be set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    pub offset: i64,
+}
+
+impl Clock {
+    /// Unix time, ns, of a CLOCK_BOOTTIME reading.
+    pub fn unix(self, boottime: u64) -> u64 {
+        boottime.saturating_add_signed(self.offset)
+    }
+}
+
+/// Makes records. One per reader of the kernel's buffers.
+pub struct Enricher {
+    pub host: Host,
+    pub clock: Clock,
+    pub data: Arc<Dataset>,
+    pub facts: Box<dyn Facts + Send>,
+    policies: BTreeMap<u32, Arc<PolicyNames>>,
+}
+
+impl Enricher {
+    pub fn new(host: Host, clock: Clock, data: Arc<Dataset>, facts: Box<dyn Facts + Send>) -> Self {
+        Self { host, clock, data, facts, policies: BTreeMap::new() }
+    }
+
+    /// Says what `generation`'s numbers mean. Call before the image goes live. The oldest is forgotten.
+    pub fn learn(&mut self, generation: u32, names: Arc<PolicyNames>) {
+        self.policies.insert(generation, names);
+        while self.policies.len() > GENERATIONS {
+            self.policies.pop_first();
+        }
+    }
+
+    /// The record of a ring-buffer event: the first packet (or the refused connect) of a flow.
+    pub fn event(&mut self, event: &Event) -> Result<FlowRecord, Unreadable> {
+        let seen = Seen {
+            boottime: event.time_ns,
+            first: event.time_ns,
+            packets: event.packets,
+            bytes: event.bytes,
+            cookie: event.cookie,
+            generation: event.generation,
+            rule: event.rule,
+        };
+        let owner = (event.has_owner == 1).then_some((event.pid, event.uid, &event.comm));
+        let mut record = self.record(&event.key, seen, Kind::New)?;
+        record.process = self.process(event.cgroup, owner);
+        record.ingress = self.interface(event.ingress_ifindex);
+        record.source_mac = (event.src_mac != [0; 6]).then_some(event.src_mac);
+        record.mark = event.mark;
+        record.ethertype = event.ethertype;
+        Ok(record)
+    }
+
+    /// The record of what a flow-table entry gained: `delta` has the packets and bytes since the last
+    /// record of this flow, `first_ns` and `last_ns` as the kernel wrote them.
+    pub fn flow(
+        &mut self,
+        key: &FlowKey,
+        delta: &FlowValue,
+        owner: Option<&SocketOwner>,
+        kind: Kind,
+    ) -> Result<FlowRecord, Unreadable> {
+        let seen = Seen {
+            boottime: delta.last_ns,
+            first: delta.first_ns,
+            packets: delta.packets,
+            bytes: delta.bytes,
+            cookie: delta.cookie,
+            generation: delta.generation,
+            rule: delta.rule,
+        };
+        let cgroup = if delta.cgroup == 0 { owner.map_or(0, |o| o.cgroup) } else { delta.cgroup };
+        let mut record = self.record(key, seen, kind)?;
+        record.process = self.process(cgroup, owner.map(|o| (o.pid, o.uid, &o.comm)));
+        Ok(record)
+    }
+
+    fn record(&mut self, key: &FlowKey, seen: Seen, kind: Kind) -> Result<FlowRecord, Unreadable> {
+        let unreadable = |what, number| move || Unreadable { what, number };
+        let verdict =
+            Verdict::from_u8(key.verdict).ok_or_else(unreadable("verdict", key.verdict))?;
+        let reason = Reason::from_u8(key.reason).ok_or_else(unreadable("reason", key.reason))?;
+        let hook = Hook::from_u8(key.hook).ok_or_else(unreadable("hook", key.hook))?;
+        let names = self.policies.get(&seen.generation).cloned();
+        let tag = names.as_ref().and_then(|n| n.tags.get(&key.tag));
+        let destination = address(key.dst);
+        let icmp = matches!(key.proto, 1 | 58).then(|| {
+            let [kind, code] = key.dport.to_be_bytes();
+            Icmp { kind, code }
+        });
+        let time = self.clock.unix(seen.boottime);
+        Ok(FlowRecord {
+            kind,
+            time,
+            boottime: seen.boottime,
+            host: self.host.clone(),
+            sequence: 0,
+            policy: Policy {
+                name: names.as_ref().map(|n| n.name.clone()),
+                hash: names.as_ref().map(|n| n.hash.clone()),
+                generation: seen.generation,
+            },
+            tag: tag.map(|t| t.name.clone()).or_else(|| nameless_tag(key.tag)),
+            tier: tag.map(|t| t.tier.clone()),
+            mode: tag.map(|t| t.mode),
+            response: tag.map(|t| t.response),
+            verdict,
+            reason,
+            rule: rule(names.as_deref(), seen.rule),
+            source: address(key.src),
+            source_port: if icmp.is_some() { 0 } else { key.sport },
+            destination,
+            destination_port: if icmp.is_some() { 0 } else { key.dport },
+            protocol: key.proto,
+            icmp,
+            interface: self.interface(key.ifindex),
+            ingress: None,
+            source_mac: None,
+            hook,
+            cookie: seen.cookie,
+            mark: 0,
+            ethertype: 0,
+            packets: seen.packets,
+            bytes: seen.bytes,
+            first: self.clock.unix(seen.first),
+            last: time,
+            attributes: attributes(&self.data, destination),
+            process: None,
+            ledger: None,
+        })
+    }
+
+    fn interface(&mut self, index: u32) -> Option<Interface> {
+        (index != 0).then(|| Interface { index, name: self.facts.interface(index) })
+    }
+
+    fn process(&mut self, cgroup: u64, owner: Option<(u32, u32, &[u8; 16])>) -> Option<Process> {
+        if cgroup == 0 && owner.is_none() {
+            return None;
+        }
+        let mut process = Process::default();
+        if cgroup != 0 {
+            process.cgroup_id = Some(cgroup);
+            process.cgroup = self.facts.cgroup(cgroup);
+            if let Some(path) = &process.cgroup {
+                (process.unit, process.container, process.pod) = identify(path);
+            }
+        }
+        if let Some((pid, uid, comm)) = owner {
+            let comm = comm.split(|&b| b == 0).next().unwrap_or(&[]);
+            let comm = String::from_utf8_lossy(comm).into_owned();
+            process.pid = Some(pid);
+            process.exe = self.facts.exe(pid, &comm);
+            process.comm = Some(comm);
+            process.uid = Some(uid);
+            process.user = self.facts.user(uid);
+        }
+        Some(process)
+    }
+}
+
+/// The numbers that events and flow-table entries have in common.
+struct Seen {
+    boottime: u64,
+    first: u64,
+    packets: u64,
+    bytes: u64,
+    cookie: u64,
+    generation: u32,
+    rule: u16,
+}
+
+/// A tag of a generation that is no longer known keeps its slot, so that the record stays a tagged one.
+fn nameless_tag(slot: u8) -> Option<String> {
+    (slot != sov_common::abi::UNTAGGED).then(|| format!("slot-{slot}"))
+}
+
+fn rule(names: Option<&PolicyNames>, rule: u16) -> Option<Rule> {
+    let nameless = || Rule { id: rule.to_string(), owner: None, ticket: None };
+    (rule != 0).then(|| names.and_then(|n| n.rules.get(&rule).cloned()).unwrap_or_else(nameless))
+}
+
+fn address(bytes: [u8; 16]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}
+
+/// What `data` say about `destination`.
+pub fn attributes(data: &Dataset, destination: IpAddr) -> Attributes {
+    let found = data.lookup(destination);
+    let known = found.attributes;
+    let dataset = data.sources().get(usize::from(known.dataset)).map(|source| source.id.clone());
+    Attributes {
+        scope: data.scope(destination),
+        location: known.location,
+        sources: known.sources,
+        asn: known.asn,
+        asn_name: found.asn_name.map(str::to_owned),
+        operator: known.operator.map(String::from),
+        control: known.control,
+        control_basis: known.control_basis,
+        registered: known.registered,
+        provider_region: known.provider_region.map(String::from),
+        prefix: Some(found.prefix),
+        dataset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    struct Fixed;
+
+    impl Facts for Fixed {
+        fn interface(&mut self, index: u32) -> Option<String> {
+            (index == 2).then(|| "eth0".into())
+        }
+        fn cgroup(&mut self, id: u64) -> Option<String> {
+            (id == 77).then(|| "/sovereign.slice/koseki.service".into())
+        }
+        fn exe(&mut self, _: u32, comm: &str) -> Option<String> {
+            Some(format!("/usr/bin/{comm}"))
+        }
+        fn user(&mut self, uid: u32) -> Option<String> {
+            (uid == 0).then(|| "root".into())
+        }
+    }
+
+    fn enricher() -> Enricher {
+        let data = Arc::new(Dataset::embedded().expect("embedded data"));
+        let mut enricher =
+            Enricher::new(Host::default(), Clock { offset: 1_000 }, data, Box::new(Fixed));
+        let tag = TagNames {
+            name: "koseki".into(),
+            tier: "sovereign".into(),
+            mode: Mode::Enforce,
+            response: Response::Reject,
+        };
+        let rule = Rule { id: "sovereign.deny[0]".into(), owner: None, ticket: Some("T-1".into()) };
+        enricher.learn(
+            7,
+            Arc::new(PolicyNames {
+                name: "p".into(),
+                hash: "ab".into(),
+                tags: [(3, tag)].into(),
+                rules: [(5, rule)].into(),
+            }),
+        );
+        enricher
+    }
+
+    fn event(destination: Ipv4Addr) -> Event {
+        // SAFETY: integers and byte arrays only; zero is a value of each.
+        let mut event: Event = unsafe { std::mem::zeroed() };
+        event.key.src = Ipv4Addr::new(10, 0, 0, 9).to_ipv6_mapped().octets();
+        event.key.dst = destination.to_ipv6_mapped().octets();
+        event.key.dport = 443;
+        event.key.sport = 40000;
+        event.key.proto = 6;
+        event.key.tag = 3;
+        event.key.verdict = Verdict::Block as u8;
+        event.key.reason = Reason::ForeignControl as u8;
+        event.key.ifindex = 2;
+        event.key.hook = Hook::TcEgress as u8;
+        event.time_ns = 500;
+        event.packets = 1;
+        event.generation = 7;
+        event.rule = 5;
+        event.cgroup = 77;
+        event.has_owner = 1;
+        event.pid = 4242;
+        event.comm[..4].copy_from_slice(b"curl");
+        event
+    }
+
+    #[test]
+    fn an_event_becomes_a_record_with_names() {
+        let record = enricher().event(&event(Ipv4Addr::new(13, 112, 0, 1))).expect("readable");
+        assert_eq!(record.tag.as_deref(), Some("koseki"));
+        assert_eq!(record.tier.as_deref(), Some("sovereign"));
+        assert_eq!(record.rule.as_ref().and_then(|r| r.ticket.as_deref()), Some("T-1"));
+        assert_eq!((record.time, record.first, record.boottime), (1_500, 1_500, 500));
+        assert_eq!(record.destination, IpAddr::from([13, 112, 0, 1]));
+        assert_eq!(record.attributes.control.to_string(), "US");
+        assert_eq!(record.attributes.location.to_string(), "JP");
+        let process = record.process.expect("process");
+        assert_eq!(process.unit.as_deref(), Some("koseki.service"));
+        assert_eq!(process.exe.as_deref(), Some("/usr/bin/curl"));
+        assert_eq!(process.user.as_deref(), Some("root"));
+    }
+
+    #[test]
+    fn unknown_generations_keep_their_numbers() {
+        let mut event = event(Ipv4Addr::new(203, 0, 113, 1));
+        event.generation = 8;
+        let record = enricher().event(&event).expect("readable");
+        assert_eq!(record.policy, Policy { name: None, hash: None, generation: 8 });
+        assert_eq!(record.tag.as_deref(), Some("slot-3"));
+        assert_eq!(record.rule.expect("rule").id, "5");
+        assert_eq!(record.attributes.scope.as_str(), "documentation");
+    }
+
+    #[test]
+    fn icmp_has_type_and_code_and_no_ports() {
+        let mut event = event(Ipv4Addr::new(8, 8, 8, 8));
+        event.key.proto = 1;
+        event.key.dport = 8 * 256 + 1;
+        let record = enricher().event(&event).expect("readable");
+        assert_eq!(record.icmp, Some(Icmp { kind: 8, code: 1 }));
+        assert_eq!((record.source_port, record.destination_port), (0, 0));
+    }
+
+    #[test]
+    fn numbers_of_another_abi_are_refused() {
+        let mut event = event(Ipv4Addr::new(8, 8, 8, 8));
+        event.key.reason = 31;
+        let error = enricher().event(&event).expect_err("no such reason");
+        assert_eq!(error, Unreadable { what: "reason", number: 31 });
+    }
+
+    #[test]
+    fn a_flow_entry_tells_its_delta_and_asks_the_socket_owner() {
+        let key = event(Ipv4Addr::new(8, 8, 8, 8)).key;
+        let delta = FlowValue {
+            packets: 9,
+            bytes: 900,
+            first_ns: 100,
+            last_ns: 700,
+            cookie: 1,
+            cgroup: 0,
+            generation: 7,
+            class: 0,
+            rule: 0,
+            pad: 0,
+        };
+        let mut comm = [0; 16];
+        comm[..3].copy_from_slice(b"dig");
+        let owner = SocketOwner { pid: 9, uid: 1, comm, cgroup: 77, time_ns: 0 };
+        let record = enricher().flow(&key, &delta, Some(&owner), Kind::End).expect("readable");
+        assert_eq!((record.packets, record.bytes, record.kind), (9, 900, Kind::End));
+        assert_eq!((record.first, record.last, record.time), (1_100, 1_700, 1_700));
+        assert_eq!(record.rule, None);
+        assert_eq!(record.process.expect("process").comm.as_deref(), Some("dig"));
+    }
+
+    #[test]
+    fn a_clock_before_1970_does_not_wrap() {
+        assert_eq!(Clock { offset: i64::MIN }.unix(5), 0);
+    }
+}

@@ -1,0 +1,475 @@
+//! `FlowRecord`: the one schema. Every output encodes this struct; none has facts of its own.
+//!
+//! Times are nanoseconds; addresses are real addresses (IPv4 is never mapped); ports are 0 where the
+//! protocol has none.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use sov_common::{
+    abi::{Hook, Ledger as KernelLedger},
+    verdict::{Reason, Scope, Verdict},
+};
+
+use super::words;
+use crate::data::model::{Control, ControlBasis, Country, Location};
+
+/// What is on record about a flow, or about a part of its life (see [`Kind`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowRecord {
+    pub kind: Kind,
+    /// Unix time, ns.
+    pub time: u64,
+    /// CLOCK_BOOTTIME, ns: orders records of one boot even while the wall clock is set.
+    pub boottime: u64,
+    pub host: Host,
+    /// Given by the journal: 1, 2, 3 … without repetition, also over restarts. 0 = not journalled yet.
+    pub sequence: u64,
+    pub policy: Policy,
+    /// `None` = no selector matched.
+    pub tag: Option<String>,
+    pub tier: Option<String>,
+    pub mode: Option<Mode>,
+    pub response: Option<Response>,
+    #[serde(with = "words::verdict")]
+    pub verdict: Verdict,
+    #[serde(with = "words::reason")]
+    pub reason: Reason,
+    pub rule: Option<Rule>,
+
+    pub source: IpAddr,
+    pub source_port: u16,
+    pub destination: IpAddr,
+    /// 0 for ICMP, whose type and code are in `icmp`.
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    pub icmp: Option<Icmp>,
+    /// By which the packet left (egress hooks) or came (ingress hooks); `None` at socket hooks.
+    pub interface: Option<Interface>,
+    /// By which a forwarded packet came in; `None` = from this host.
+    pub ingress: Option<Interface>,
+    /// Source MAC address of forwarded traffic.
+    pub source_mac: Option<[u8; 6]>,
+    #[serde(with = "words::hook")]
+    pub hook: Hook,
+    /// Socket cookie; 0 = no local socket.
+    pub cookie: u64,
+    /// Socket mark; 0 = none.
+    pub mark: u32,
+    /// Ethertype on the wire; 0 at socket hooks.
+    pub ethertype: u16,
+
+    /// In this record alone: summing records counts each packet once.
+    pub packets: u64,
+    /// Link-layer header excluded.
+    pub bytes: u64,
+    /// Unix time, ns.
+    pub first: u64,
+    pub last: u64,
+
+    pub attributes: Attributes,
+    pub process: Option<Process>,
+    /// Totals of the kernel's ledger when the batch was read; on the last record of a batch.
+    pub ledger: Option<Ledger>,
+}
+
+/// Which part of a flow's life a record tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The first packet.
+    New,
+    /// What came since the last record.
+    Update,
+    /// Likewise, and the flow has ended or gone idle.
+    End,
+}
+
+/// Where the record was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// /etc/machine-id, or the boot id where there is none.
+    pub id: String,
+    pub name: String,
+}
+
+/// Which policy judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// `None` where the agent no longer knows the generation.
+    pub name: Option<String>,
+    /// SHA-256 of the policy and its data, lower-case hex.
+    pub hash: Option<String>,
+    pub generation: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Audit,
+    Enforce,
+}
+
+/// What the sender notices of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    Reject,
+    Drop,
+}
+
+/// The rule that decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// As the policy's diagnostics name it (`sovereign.allow[0]`), or its number.
+    pub id: String,
+    pub owner: Option<String>,
+    pub ticket: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Icmp {
+    #[serde(rename = "type")]
+    pub kind: u8,
+    pub code: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub index: u32,
+    /// `None` where the interface was gone before it could be asked.
+    pub name: Option<String>,
+}
+
+/// What the data say about the destination. Location, control and registration are never merged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    #[serde(with = "words::scope")]
+    pub scope: Scope,
+    #[serde(with = "words::location")]
+    pub location: Location,
+    /// How many independent sources agree on the location.
+    pub sources: u8,
+    /// 0 = not announced.
+    pub asn: u32,
+    pub asn_name: Option<String>,
+    /// Catalog id.
+    pub operator: Option<String>,
+    #[serde(with = "words::control")]
+    pub control: Control,
+    #[serde(with = "words::basis")]
+    pub control_basis: ControlBasis,
+    #[serde(with = "words::country")]
+    pub registered: Option<Country>,
+    pub provider_region: Option<String>,
+    /// The prefix that these attributes hold for.
+    pub prefix: Option<IpNet>,
+    /// Id of the dataset that located the address.
+    pub dataset: Option<String>,
+}
+
+/// Who sent, as far as known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: Option<u32>,
+    /// The kernel's 15-byte name.
+    pub comm: Option<String>,
+    pub exe: Option<String>,
+    pub uid: Option<u32>,
+    pub user: Option<String>,
+    /// cgroup v2 id.
+    pub cgroup_id: Option<u64>,
+    /// Below the hierarchy's root, for example `/system.slice/sshd.service`.
+    pub cgroup: Option<String>,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Container id, 64 hex digits.
+    pub container: Option<String>,
+    /// Kubernetes pod uid.
+    pub pod: Option<String>,
+}
+
+/// The kernel's ledger, summed over CPUs. `blocked == recorded + aggregated + suppressed + lost`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    pub blocked: u64,
+    pub recorded: u64,
+    pub aggregated: u64,
+    pub suppressed: u64,
+    pub lost: u64,
+    pub table_full: u64,
+}
+
+impl Ledger {
+    /// Whether every blocked packet is accounted for.
+    pub fn balances(&self) -> bool {
+        // In u128: the terms may come from a damaged line.
+        let terms = [self.recorded, self.aggregated, self.suppressed, self.lost];
+        u128::from(self.blocked) == terms.into_iter().map(u128::from).sum::<u128>()
+    }
+}
+
+impl From<KernelLedger> for Ledger {
+    fn from(kernel: KernelLedger) -> Self {
+        let KernelLedger { blocked, recorded, aggregated, suppressed, lost, table_full } = kernel;
+        Self { blocked, recorded, aggregated, suppressed, lost, table_full }
+    }
+}
+
+impl Attributes {
+    /// An address about which only its kind is known.
+    pub fn unknown(scope: Scope) -> Self {
+        Self {
+            scope,
+            location: Location::Unknown,
+            sources: 0,
+            asn: 0,
+            asn_name: None,
+            operator: None,
+            control: Control::Unknown,
+            control_basis: ControlBasis::None,
+            registered: None,
+            provider_region: None,
+            prefix: None,
+            dataset: None,
+        }
+    }
+}
+
+impl Mode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+impl Process {
+    /// `comm` where known, else the last part of the cgroup: what a person recognises.
+    pub fn label(&self) -> Option<&str> {
+        let last = || self.cgroup.as_deref()?.rsplit('/').next();
+        self.comm.as_deref().or(self.unit.as_deref()).or_else(last).filter(|l| !l.is_empty())
+    }
+}
+
+/// The usual name of an IP protocol, for people; `None` for the rarer ones.
+pub fn protocol_name(protocol: u8) -> Option<&'static str> {
+    Some(match protocol {
+        0 => "hopopt",
+        1 => "icmp",
+        2 => "igmp",
+        4 => "ipip",
+        6 => "tcp",
+        17 => "udp",
+        33 => "dccp",
+        41 => "ipv6",
+        47 => "gre",
+        50 => "esp",
+        51 => "ah",
+        58 => "icmpv6",
+        132 => "sctp",
+        136 => "udplite",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod samples {
+    //! Records for the tests of every output.
+
+    use super::*;
+
+    /// Foreign control in Japan: a blocked TCP connection with everything known.
+    pub(crate) fn full() -> FlowRecord {
+        FlowRecord {
+            kind: Kind::New,
+            time: 1_795_466_760_123_456_789,
+            boottime: 86_400_000_000_017,
+            host: Host { id: "5c2f8a0d1e3b4c5d6e7f8091a2b3c4d5".into(), name: "node-1".into() },
+            sequence: 42,
+            policy: Policy {
+                name: Some("two-tier-govcloud".into()),
+                hash: Some(
+                    "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
+                ),
+                generation: 7,
+            },
+            tag: Some("koseki".into()),
+            tier: Some("sovereign".into()),
+            mode: Some(Mode::Enforce),
+            response: Some(Response::Reject),
+            verdict: Verdict::Block,
+            reason: Reason::ForeignControl,
+            rule: Some(Rule {
+                id: "sovereign.deny[1]".into(),
+                owner: Some("netops".into()),
+                ticket: Some("CHG-1042".into()),
+            }),
+            source: "10.20.0.5".parse().expect("address"),
+            source_port: 51514,
+            destination: "13.112.0.1".parse().expect("address"),
+            destination_port: 443,
+            protocol: 6,
+            icmp: None,
+            interface: Some(Interface { index: 2, name: Some("eth0".into()) }),
+            ingress: Some(Interface { index: 9, name: Some("veth-k0".into()) }),
+            source_mac: Some([0x02, 0, 0x5e, 0x10, 0xab, 0xff]),
+            hook: Hook::TcEgress,
+            cookie: 4711,
+            mark: 0x30,
+            ethertype: 0x0800,
+            packets: 1,
+            bytes: 60,
+            first: 1_795_466_760_123_456_789,
+            last: 1_795_466_760_123_456_789,
+            attributes: Attributes {
+                scope: Scope::Global,
+                location: Location::Country(Country::new("JP").expect("code")),
+                sources: 3,
+                asn: 16509,
+                asn_name: Some("AMAZON-02".into()),
+                operator: Some("aws".into()),
+                control: Control::Country(Country::new("US").expect("code")),
+                control_basis: ControlBasis::Catalog,
+                registered: Country::new("US"),
+                provider_region: Some("aws:ap-northeast-1".into()),
+                prefix: Some("13.112.0.0/14".parse().expect("prefix")),
+                dataset: Some("jp-snapshot-2026-11-23".into()),
+            },
+            process: Some(Process {
+                pid: Some(4242),
+                comm: Some("curl".into()),
+                exe: Some("/usr/bin/curl".into()),
+                uid: Some(990),
+                user: Some("koseki".into()),
+                cgroup_id: Some(8123),
+                cgroup: Some("/sovereign.slice/koseki.service".into()),
+                unit: Some("koseki.service".into()),
+                container: None,
+                pod: None,
+            }),
+            ledger: Some(Ledger {
+                blocked: 10,
+                recorded: 4,
+                aggregated: 5,
+                suppressed: 0,
+                lost: 1,
+                table_full: 2,
+            }),
+        }
+    }
+
+    /// An audited ICMPv6 packet to nowhere known, without process, policy name or names of anything.
+    pub(crate) fn bare() -> FlowRecord {
+        FlowRecord {
+            kind: Kind::Update,
+            policy: Policy { name: None, hash: None, generation: 0 },
+            tag: None,
+            tier: None,
+            mode: None,
+            response: None,
+            verdict: Verdict::WouldBlock,
+            reason: Reason::Unlocatable,
+            rule: None,
+            source: "2001:db8::1".parse().expect("address"),
+            source_port: 0,
+            destination: "2001:db8:ffff::2".parse().expect("address"),
+            destination_port: 0,
+            protocol: 58,
+            icmp: Some(Icmp { kind: 128, code: 0 }),
+            interface: Some(Interface { index: 3, name: None }),
+            ingress: None,
+            source_mac: None,
+            cookie: 0,
+            mark: 0,
+            ethertype: 0x86dd,
+            attributes: Attributes::unknown(Scope::Documentation),
+            process: None,
+            ledger: None,
+            ..full()
+        }
+    }
+
+    /// The verdicts, families and protocols that the outputs tell apart.
+    pub(crate) fn all() -> Vec<FlowRecord> {
+        let v6 = FlowRecord {
+            source: "2400:4050::5".parse().expect("address"),
+            destination: "2406:da14::1".parse().expect("address"),
+            ethertype: 0x86dd,
+            ..full()
+        };
+        let udp = FlowRecord {
+            protocol: 17,
+            response: Some(Response::Drop),
+            kind: Kind::End,
+            process: Some(Process { cgroup_id: Some(1), ..Process::default() }),
+            ..v6.clone()
+        };
+        let icmp = FlowRecord {
+            protocol: 1,
+            source_port: 0,
+            destination_port: 0,
+            icmp: Some(Icmp { kind: 8, code: 0 }),
+            ..full()
+        };
+        let connect = FlowRecord {
+            hook: Hook::Connect4,
+            interface: None,
+            ingress: None,
+            source_mac: None,
+            source: "0.0.0.0".parse().expect("address"),
+            source_port: 0,
+            packets: 0,
+            bytes: 0,
+            ethertype: 0,
+            process: Some(Process {
+                container: Some("ab".repeat(32)),
+                pod: Some("0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0".into()),
+                unit: None,
+                ..full().process.expect("process")
+            }),
+            ..full()
+        };
+        let allowed = FlowRecord {
+            verdict: Verdict::Allow,
+            reason: Reason::TierMatch,
+            rule: None,
+            ledger: None,
+            attributes: Attributes { control_basis: ControlBasis::Registered, ..full().attributes },
+            ..full()
+        };
+        let untagged = FlowRecord { tag: None, tier: None, process: None, ..full() };
+        let audit = FlowRecord {
+            mode: Some(Mode::Audit),
+            verdict: Verdict::WouldBlock,
+            attributes: Attributes { location: Location::Anycast, ..full().attributes },
+            ..v6.clone()
+        };
+        let closing = FlowRecord { kind: Kind::End, ..allowed.clone() };
+        let counting = FlowRecord { kind: Kind::Update, ..allowed.clone() };
+        vec![full(), bare(), v6, udp, icmp, connect, allowed, untagged, audit, closing, counting]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serde_round_trip() {
+        for record in samples::all() {
+            let text = serde_json::to_string(&record).expect("encodes");
+            assert_eq!(serde_json::from_str::<FlowRecord>(&text).expect(&text), record);
+        }
+    }
+
+    #[test]
+    fn ledger_balance_does_not_overflow() {
+        let wild = Ledger { recorded: u64::MAX, aggregated: u64::MAX, ..Ledger::default() };
+        assert!(!wild.balances());
+        assert!(samples::full().ledger.expect("ledger").balances());
+    }
+}
