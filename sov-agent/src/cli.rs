@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 pub mod doctor;
 pub mod logging;
+pub mod lookup;
 pub mod output;
 
 /// Done, or everything is as wished.
@@ -61,6 +62,8 @@ pub enum Color {
 enum Command {
     /// What this host lacks for enforcement, each with the fix
     Doctor(doctor::Args),
+    /// What the data say about addresses: location, operator, who controls it
+    Lookup(lookup::Args),
 }
 
 impl Cli {
@@ -69,6 +72,7 @@ impl Cli {
         let global = &self.global;
         match &self.command {
             Command::Doctor(args) => doctor::run(args, global),
+            Command::Lookup(args) => lookup::run(args, global),
         }
     }
 }
