@@ -4,6 +4,7 @@
 
 pub mod enrich;
 pub mod host;
+pub mod journal;
 pub mod ocsf;
 pub mod record;
 mod words;

@@ -60,6 +60,15 @@ pub fn cgroup_root() -> Option<PathBuf> {
     })
 }
 
+/// Number of a local group.
+pub fn group_id(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
 /// Facts asked of the running kernel.
 pub struct LiveFacts {
     cgroup_root: Option<PathBuf>,
