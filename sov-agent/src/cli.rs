@@ -6,7 +6,10 @@
 
 use std::process::ExitCode;
 
+pub mod check;
 pub mod doctor;
+pub mod explain;
+pub mod inputs;
 pub mod logging;
 pub mod lookup;
 pub mod output;
@@ -60,6 +63,10 @@ pub enum Color {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    /// Whether a policy may be used, and everything that is wrong with it
+    Check(check::Args),
+    /// What the policy says about destinations, and why
+    Explain(explain::Args),
     /// What this host lacks for enforcement, each with the fix
     Doctor(doctor::Args),
     /// What the data say about addresses: location, operator, who controls it
@@ -71,6 +78,8 @@ impl Cli {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         let global = &self.global;
         match &self.command {
+            Command::Check(args) => check::run(args, global),
+            Command::Explain(args) => explain::run(args, global),
             Command::Doctor(args) => doctor::run(args, global),
             Command::Lookup(args) => lookup::run(args, global),
         }

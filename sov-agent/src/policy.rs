@@ -20,3 +20,4 @@ pub use diagnostic::{Diagnostic, Severity, Source};
 pub use meta::PolicyMeta;
 pub use parse::{Parsed, parse};
 pub use profile::profile;
+pub use selftest::judge;

@@ -28,6 +28,11 @@ pub fn error(message: &dyn Display) {
     let _ = writeln!(io::stderr().lock(), "error: {message}");
 }
 
+/// Text that is laid out already, such as a diagnostic with its line.
+pub fn plain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 struct Stderr {
     /// Under systemd lines start with `<priority>`, so that `journalctl -p warning` works.
     journald: bool,

@@ -70,7 +70,7 @@ fn fails(
 }
 
 /// The classifier's answer about one kind of traffic to an address.
-pub(crate) fn judge(image: &Image, tier: usize, address: IpAddr, to: Sample, now: u32) -> Decision {
+pub fn judge(image: &Image, tier: usize, address: IpAddr, to: Sample, now: u32) -> Decision {
     let address = match address {
         IpAddr::V4(v4) => Address::V4(v4.to_bits()),
         IpAddr::V6(v6) => Address::V6((v6.to_bits() >> 64) as u64, v6.to_bits() as u64),
