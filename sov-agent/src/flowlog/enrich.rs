@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
 use sov_common::{
     abi::{Event, FlowKey, FlowValue, Hook, SocketOwner},
     verdict::{Reason, Verdict},
@@ -21,7 +20,7 @@ use super::{
         Attributes, FlowRecord, Host, Icmp, Interface, Kind, Mode, Policy, Process, Response, Rule,
     },
 };
-use crate::data::dataset::Dataset;
+use crate::{data::dataset::Dataset, policy::meta::PolicyMeta};
 
 /// How many generations are remembered: entries of the flow table may be older than the live image.
 const GENERATIONS: usize = 64;
@@ -45,26 +44,6 @@ pub trait Facts {
     fn user(&mut self, uid: u32) -> Option<String>;
 }
 
-/// The names behind one policy image's numbers. Filled from the compiled policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyNames {
-    pub name: String,
-    /// SHA-256 of the policy and its data, lower-case hex.
-    pub hash: String,
-    /// By tag slot.
-    pub tags: BTreeMap<u8, TagNames>,
-    /// By rule id (1 and up).
-    pub rules: BTreeMap<u16, Rule>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TagNames {
-    pub name: String,
-    pub tier: String,
-    pub mode: Mode,
-    pub response: Response,
-}
-
 /// CLOCK_REALTIME - CLOCK_BOOTTIME, ns. Sample it once per batch: the wall clock may be set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
@@ -84,7 +63,7 @@ pub struct Enricher {
     pub clock: Clock,
     pub data: Arc<Dataset>,
     pub facts: Box<dyn Facts + Send>,
-    policies: BTreeMap<u32, Arc<PolicyNames>>,
+    policies: BTreeMap<u32, Arc<PolicyMeta>>,
 }
 
 impl Enricher {
@@ -93,8 +72,8 @@ impl Enricher {
     }
 
     /// Says what `generation`'s numbers mean. Call before the image goes live. The oldest is forgotten.
-    pub fn learn(&mut self, generation: u32, names: Arc<PolicyNames>) {
-        self.policies.insert(generation, names);
+    pub fn learn(&mut self, generation: u32, meta: Arc<PolicyMeta>) {
+        self.policies.insert(generation, meta);
         while self.policies.len() > GENERATIONS {
             self.policies.pop_first();
         }
@@ -151,8 +130,8 @@ impl Enricher {
             Verdict::from_u8(key.verdict).ok_or_else(unreadable("verdict", key.verdict))?;
         let reason = Reason::from_u8(key.reason).ok_or_else(unreadable("reason", key.reason))?;
         let hook = Hook::from_u8(key.hook).ok_or_else(unreadable("hook", key.hook))?;
-        let names = self.policies.get(&seen.generation).cloned();
-        let tag = names.as_ref().and_then(|n| n.tags.get(&key.tag));
+        let meta = self.policies.get(&seen.generation).cloned();
+        let tag = meta.as_ref().and_then(|m| m.tag_at(key.tag));
         let destination = address(key.dst);
         let icmp = matches!(key.proto, 1 | 58).then(|| {
             let [kind, code] = key.dport.to_be_bytes();
@@ -166,17 +145,17 @@ impl Enricher {
             host: self.host.clone(),
             sequence: 0,
             policy: Policy {
-                name: names.as_ref().map(|n| n.name.clone()),
-                hash: names.as_ref().map(|n| n.hash.clone()),
+                name: meta.as_ref().map(|m| m.name.clone()),
+                hash: meta.as_ref().map(|m| m.hash.clone()),
                 generation: seen.generation,
             },
             tag: tag.map(|t| t.name.clone()).or_else(|| nameless_tag(key.tag)),
             tier: tag.map(|t| t.tier.clone()),
-            mode: tag.map(|t| t.mode),
-            response: tag.map(|t| t.response),
+            mode: tag.and_then(|t| Mode::parse(&t.mode)),
+            response: tag.and_then(|t| Response::parse(&t.response)),
             verdict,
             reason,
-            rule: rule(names.as_deref(), seen.rule),
+            rule: rule(meta.as_deref(), seen.rule),
             source: address(key.src),
             source_port: if icmp.is_some() { 0 } else { key.sport },
             destination,
@@ -245,9 +224,14 @@ fn nameless_tag(slot: u8) -> Option<String> {
     (slot != sov_common::abi::UNTAGGED).then(|| format!("slot-{slot}"))
 }
 
-fn rule(names: Option<&PolicyNames>, rule: u16) -> Option<Rule> {
-    let nameless = || Rule { id: rule.to_string(), owner: None, ticket: None };
-    (rule != 0).then(|| names.and_then(|n| n.rules.get(&rule).cloned()).unwrap_or_else(nameless))
+fn rule(meta: Option<&PolicyMeta>, id: u16) -> Option<Rule> {
+    let known = meta.and_then(|m| m.rule(id));
+    (id != 0).then(|| Rule {
+        id,
+        name: known.map(|r| format!("{}.{}:{}", r.tier, r.kind.as_str(), r.line)),
+        owner: known.and_then(|r| r.owner.clone()),
+        ticket: known.and_then(|r| r.ticket.clone()),
+    })
 }
 
 fn address(bytes: [u8; 16]) -> IpAddr {
@@ -302,22 +286,19 @@ mod tests {
         let data = Arc::new(Dataset::embedded().expect("embedded data"));
         let mut enricher =
             Enricher::new(Host::default(), Clock { offset: 1_000 }, data, Box::new(Fixed));
-        let tag = TagNames {
-            name: "koseki".into(),
-            tier: "sovereign".into(),
-            mode: Mode::Enforce,
-            response: Response::Reject,
-        };
-        let rule = Rule { id: "sovereign.deny[0]".into(), owner: None, ticket: Some("T-1".into()) };
-        enricher.learn(
-            7,
-            Arc::new(PolicyNames {
-                name: "p".into(),
-                hash: "ab".into(),
-                tags: [(3, tag)].into(),
-                rules: [(5, rule)].into(),
-            }),
-        );
+        let meta = serde_json::json!({
+            "name": "p", "hash": "ab", "tiers": [{"name": "sovereign"}], "datasets": [],
+            "data_built": 0, "max_data_age": 0, "untagged": null,
+            "tags": [{
+                "slot": 3, "name": "koseki", "tier": "sovereign", "rank": 3,
+                "mode": "enforce", "response": "drop", "replies": false,
+            }],
+            "rules": [{
+                "id": 1, "tier": "sovereign", "kind": "deny", "line": 14, "entries": 1,
+                "ticket": "T-1",
+            }],
+        });
+        enricher.learn(7, Arc::new(serde_json::from_value(meta).expect("metadata")));
         enricher
     }
 
@@ -337,7 +318,7 @@ mod tests {
         event.time_ns = 500;
         event.packets = 1;
         event.generation = 7;
-        event.rule = 5;
+        event.rule = 1;
         event.cgroup = 77;
         event.has_owner = 1;
         event.pid = 4242;
@@ -350,7 +331,10 @@ mod tests {
         let record = enricher().event(&event(Ipv4Addr::new(13, 112, 0, 1))).expect("readable");
         assert_eq!(record.tag.as_deref(), Some("koseki"));
         assert_eq!(record.tier.as_deref(), Some("sovereign"));
-        assert_eq!(record.rule.as_ref().and_then(|r| r.ticket.as_deref()), Some("T-1"));
+        assert_eq!((record.mode, record.response), (Some(Mode::Enforce), Some(Response::Drop)));
+        let rule = record.rule.expect("rule");
+        assert_eq!(rule.name.as_deref(), Some("sovereign.deny:14"));
+        assert_eq!((rule.id, rule.ticket.as_deref()), (1, Some("T-1")));
         assert_eq!((record.time, record.first, record.boottime), (1_500, 1_500, 500));
         assert_eq!(record.destination, IpAddr::from([13, 112, 0, 1]));
         assert_eq!(record.attributes.control.to_string(), "US");
@@ -368,7 +352,10 @@ mod tests {
         let record = enricher().event(&event).expect("readable");
         assert_eq!(record.policy, Policy { name: None, hash: None, generation: 8 });
         assert_eq!(record.tag.as_deref(), Some("slot-3"));
-        assert_eq!(record.rule.expect("rule").id, "5");
+        assert_eq!(
+            record.rule.expect("rule"),
+            Rule { id: 1, name: None, owner: None, ticket: None }
+        );
         assert_eq!(record.attributes.scope.as_str(), "documentation");
     }
 

@@ -112,7 +112,10 @@ fn event(record: &FlowRecord) -> Event<'_> {
             kind: "egress sovereignty".into(),
             is_applied: record.verdict != Verdict::WouldBlock,
         },
-        firewall_rule: record.rule.as_ref().map(|rule| FirewallRule { uid: (&*rule.id).into() }),
+        firewall_rule: record.rule.as_ref().map(|rule| FirewallRule {
+            uid: rule.id.to_string().into(),
+            name: rule.name.as_deref().map(Cow::from),
+        }),
         src_endpoint: Endpoint {
             ip: record.source.to_string().into(),
             port: port(record.source_port),
@@ -209,11 +212,16 @@ fn record(event: Event<'_>) -> Result<FlowRecord, DecodeError> {
         response: own.response,
         verdict: own.verdict,
         reason,
-        rule: event.firewall_rule.map(|rule| Rule {
-            id: rule.uid.into_owned(),
-            owner: own.rule_owner.map(Cow::into_owned),
-            ticket: own.rule_ticket.map(Cow::into_owned),
-        }),
+        rule: match event.firewall_rule {
+            None => None,
+            Some(rule) => Some(Rule {
+                id: (rule.uid.parse())
+                    .map_err(|_| wrong("firewall_rule.uid", &rule.uid, "rule number"))?,
+                name: rule.name.map(Cow::into_owned),
+                owner: own.rule_owner.map(Cow::into_owned),
+                ticket: own.rule_ticket.map(Cow::into_owned),
+            }),
+        },
         source: address("src_endpoint.ip", &event.src_endpoint.ip)?,
         source_port: event.src_endpoint.port.unwrap_or(0),
         destination: address("dst_endpoint.ip", &event.dst_endpoint.ip)?,

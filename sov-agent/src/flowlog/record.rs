@@ -123,8 +123,10 @@ pub enum Response {
 /// The rule that decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// As the policy's diagnostics name it (`sovereign.allow[0]`), or its number.
-    pub id: String,
+    /// The number that `explain` shows.
+    pub id: u16,
+    /// Tier, kind and line of the policy: `sovereign.deny:14`. `None` where the policy is no longer known.
+    pub name: Option<String>,
     pub owner: Option<String>,
     pub ticket: Option<String>,
 }
@@ -239,10 +241,26 @@ impl Attributes {
 }
 
 impl Mode {
+    /// The word in policies and records.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Audit, Self::Enforce].into_iter().find(|mode| mode.as_str() == word)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Audit => "audit",
             Self::Enforce => "enforce",
+        }
+    }
+}
+
+impl Response {
+    /// The word in policies and records.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "reject" => Some(Self::Reject),
+            "drop" => Some(Self::Drop),
+            _ => None,
         }
     }
 }
@@ -304,7 +322,8 @@ pub(crate) mod samples {
             verdict: Verdict::Block,
             reason: Reason::ForeignControl,
             rule: Some(Rule {
-                id: "sovereign.deny[1]".into(),
+                id: 5,
+                name: Some("sovereign.deny:14".into()),
                 owner: Some("netops".into()),
                 ticket: Some("CHG-1042".into()),
             }),

@@ -93,6 +93,8 @@ pub(super) struct PolicyInfo<'a> {
 #[derive(Serialize, Deserialize)]
 pub(super) struct FirewallRule<'a> {
     pub uid: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Text<'a>>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
