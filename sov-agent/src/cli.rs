@@ -9,6 +9,7 @@ use std::process::ExitCode;
 pub mod check;
 pub mod doctor;
 pub mod explain;
+pub mod flows;
 pub mod inputs;
 pub mod logging;
 pub mod lookup;
@@ -62,6 +63,7 @@ pub enum Color {
 }
 
 #[derive(clap::Subcommand, Debug)]
+#[expect(clippy::large_enum_variant, reason = "made once, when the program starts")]
 enum Command {
     /// Whether a policy may be used, and everything that is wrong with it
     Check(check::Args),
@@ -69,6 +71,8 @@ enum Command {
     Explain(explain::Args),
     /// What this host lacks for enforcement, each with the fix
     Doctor(doctor::Args),
+    /// Shows and follows the flow log
+    Flows(flows::Args),
     /// What the data say about addresses: location, operator, who controls it
     Lookup(lookup::Args),
 }
@@ -81,6 +85,7 @@ impl Cli {
             Command::Check(args) => check::run(args, global),
             Command::Explain(args) => explain::run(args, global),
             Command::Doctor(args) => doctor::run(args, global),
+            Command::Flows(args) => flows::run(args, global),
             Command::Lookup(args) => lookup::run(args, global),
         }
     }

@@ -7,6 +7,6 @@ pub mod host;
 pub mod journal;
 pub mod ocsf;
 pub mod record;
-mod words;
+pub(crate) mod words;
 
 pub use record::FlowRecord;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -238,8 +238,24 @@ fn address(bytes: [u8; 16]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
-/// What `data` say about `destination`.
+/// What is judged of an address: the IPv4 address that it embeds, if it embeds one.
+fn judged(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    let [a, b, c, d] = (v6.to_bits() as u32).to_be_bytes();
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => Ipv4Addr::new(a, b, c, d).into(),
+        [0x2002, high, low, ..] => {
+            Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)).into()
+        }
+        // Teredo stores the client's address inverted.
+        [0x2001, 0, ..] => Ipv4Addr::new(!a, !b, !c, !d).into(),
+        _ => address,
+    }
+}
+
+/// What `data` say about `destination`, or about the IPv4 address that it embeds.
 pub fn attributes(data: &Dataset, destination: IpAddr) -> Attributes {
+    let destination = judged(destination);
     let found = data.lookup(destination);
     let known = found.attributes;
     let dataset = data.sources().get(usize::from(known.dataset)).map(|source| source.id.clone());
@@ -261,8 +277,6 @@ pub fn attributes(data: &Dataset, destination: IpAddr) -> Attributes {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     struct Fixed;
@@ -400,6 +414,15 @@ mod tests {
         assert_eq!((record.first, record.last, record.time), (1_100, 1_700, 1_700));
         assert_eq!(record.rule, None);
         assert_eq!(record.process.expect("process").comm.as_deref(), Some("dig"));
+    }
+
+    #[test]
+    fn embedded_addresses_have_the_attributes_of_what_they_embed() {
+        let data = Dataset::embedded().expect("embedded data");
+        let plain = attributes(&data, IpAddr::from([13, 112, 0, 1]));
+        for embedding in ["64:ff9b::13.112.0.1", "2002:d70:1::1", "2001:0:101:101:0:0:f28f:fffe"] {
+            assert_eq!(attributes(&data, embedding.parse().expect(embedding)), plain);
+        }
     }
 
     #[test]
