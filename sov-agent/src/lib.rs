@@ -2,5 +2,6 @@
 
 pub mod cli;
 pub mod data;
+pub mod datapath;
 pub mod flowlog;
 pub mod policy;

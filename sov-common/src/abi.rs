@@ -63,7 +63,7 @@ shared! {
         pub packets: u64,
         /// Bytes of those packets, link-layer header excluded.
         pub bytes: u64,
-        /// CLOCK_BOOTTIME nanoseconds (coarse, a few ms).
+        /// CLOCK_BOOTTIME nanoseconds.
         pub first_ns: u64,
         pub last_ns: u64,
         /// Socket cookie; 0 = no local socket.
@@ -84,7 +84,7 @@ shared! {
         pub key: FlowKey,
         /// CLOCK_BOOTTIME nanoseconds.
         pub time_ns: u64,
-        /// Packets in this event: 1, or the GSO segments of one skb; 0 = a refused connect that sent none.
+        /// Packets in this event: 1, the GSO segments of one skb, or 1 for a refused socket call.
         pub packets: u64,
         /// Bytes, link-layer header excluded.
         pub bytes: u64,
@@ -120,6 +120,21 @@ shared! {
         pub comm: [u8; 16],
         pub cgroup: u64,
         pub time_ns: u64,
+    }
+}
+
+shared! {
+    /// Key of `sov_replies`: a conversation that the other side opened. Value: CLOCK_BOOTTIME ns (u64).
+    #[derive(Hash)]
+    pub struct ReplyKey (40) {
+        /// Network byte order; IPv4 as `::ffff:a.b.c.d`.
+        pub remote: [u8; 16],
+        pub local: [u8; 16],
+        /// Host byte order; 0 for ICMP.
+        pub remote_port: u16,
+        pub local_port: u16,
+        pub proto: u8,
+        pub pad: [u8; 3],
     }
 }
 

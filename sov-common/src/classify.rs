@@ -155,6 +155,7 @@ fn decide<W: Words + ?Sized>(
     if word == 0 {
         return Decision { allow: false, reason: Reason::NoPolicy as u8, class, rule: 0 };
     }
+    word = word.wrapping_add(image.zero());
     Decision {
         allow: word & decision::ALLOW != 0,
         reason: (word & decision::REASON) as u8,
@@ -164,6 +165,8 @@ fn decide<W: Words + ?Sized>(
 }
 
 /// Conditional rules of one class, in order of precedence; the first that matches speaks.
+///
+/// Without branches inside: the verifier would walk every combination of outcomes.
 #[inline(always)]
 fn walk<W: Words + ?Sized>(
     image: &W,
@@ -175,34 +178,50 @@ fn walk<W: Words + ?Sized>(
     let first = image.word(head);
     let count = image.word(head.wrapping_add(1));
     let otherwise = image.word(head.wrapping_add(2));
-    let mut other_port = false;
+    let now = if image.word(head.wrapping_add(3)) != 0 { now() } else { 0 };
+    let opaque = Opaque((image.zero() as u64) << 32);
+    let port = to.port as u32;
+    let (mut found, mut done, mut other_port) = (0u32, 0u64, 0u64);
     let mut i = 0;
     while i < decision::MAX_CHAIN {
-        if i >= count {
+        if i >= count || done != 0 {
             break;
         }
         let entry = first.wrapping_add(i.wrapping_mul(decision::ENTRY_WORDS));
-        i += 1;
-        let until = image.word(entry.wrapping_add(3));
-        if until != 0 && now() >= until {
-            continue;
-        }
         let word = image.word(entry);
         let protocol = image.word(entry.wrapping_add(1));
         let ports = image.word(entry.wrapping_add(2));
-        let port = to.port as u32;
-        if (protocol & decision::ANY_PROTOCOL != 0 || protocol == to.protocol as u32)
-            && port >= ports & 0xffff
-            && port <= ports >> 16
-        {
-            return word;
-        }
-        other_port |= word & decision::ALLOW != 0;
+        let until = image.word(entry.wrapping_add(3));
+        // An entry without expiry holds the last second there is.
+        let valid = opaque.below(now, until);
+        let any = (protocol >> 8) as u64 & 1;
+        let other_protocol = opaque.below(0, (protocol & 0xff) ^ to.protocol as u32) & (any ^ 1);
+        let outside = opaque.below(port, ports & 0xffff) | opaque.below(ports >> 16, port);
+        done = valid & ((other_protocol | outside) ^ 1);
+        found = word;
+        other_port |= valid & (word >> 8) as u64;
+        i += 1;
+    }
+    if done & 1 != 0 {
+        return found;
     }
     // A rule that denies the address speaks for itself.
     let denied = otherwise & decision::REASON == Reason::DenyRule as u32;
-    if other_port && !denied && otherwise & decision::ALLOW == 0 {
+    if other_port & 1 != 0 && !denied && otherwise & decision::ALLOW == 0 {
         return (otherwise & !decision::REASON) | Reason::Port as u32;
     }
     otherwise
+}
+
+/// Comparison by subtraction. The zero inside keeps the compiler from knowing that 32-bit values
+/// cannot overflow, and so from turning the sign back into a branch.
+#[derive(Clone, Copy)]
+struct Opaque(u64);
+
+impl Opaque {
+    /// 1 if `a < b`.
+    #[inline(always)]
+    fn below(self, a: u32, b: u32) -> u64 {
+        (a as u64 + self.0).wrapping_sub(b as u64) >> 63
+    }
 }

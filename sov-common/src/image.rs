@@ -44,6 +44,8 @@ pub mod header {
     pub const DSCPS: u32 = 18;
     /// Offset and count of {value, mask, selector value, 0}.
     pub const MARKS: u32 = 19;
+    /// Always 0, which the verifier cannot know: see [`super::Words::zero`].
+    pub const ZERO: u32 = 22;
     /// Length of the metadata in bytes, after the kernel's words.
     pub const METADATA_BYTES: u32 = 21;
     /// SHA-256 of the policy source and its data (8 words).
@@ -124,9 +126,10 @@ pub mod decision {
     /// Rule id, or with `CHAIN` the index of a chain header.
     pub const HIGH_SHIFT: u32 = 16;
 
-    /// Words of a chain header: entry index, count, final decision, unused.
+    /// Words of a chain header: offset of the first entry, count, final decision, 1 = some entry expires.
     pub const HEADER_WORDS: u32 = 4;
-    /// Words of a chain entry: decision, protocol | any << 8, low port | high port << 16, until.
+    /// Words of a chain entry: decision, protocol | any << 8, low port | high port << 16, Unix second
+    /// from which on it is void (`u32::MAX` = never).
     pub const ENTRY_WORDS: u32 = 4;
     /// Longest chain: conditional rules that overlap at one address, one per port range.
     pub const MAX_CHAIN: u32 = 64;
@@ -156,6 +159,13 @@ pub trait Words {
     fn word(&self, index: u32) -> u32;
     /// The u64 at word `2 * index`.
     fn dword(&self, index: u32) -> u64;
+
+    /// 0. Added to a value, it makes the verifier forget what it learned about it, so that all ways
+    /// through a loop or a parser end in one state and are walked once.
+    #[inline(always)]
+    fn zero(&self) -> u32 {
+        self.word(header::ZERO)
+    }
 }
 
 impl Words for [u32] {

@@ -7,6 +7,9 @@
 pub mod abi;
 pub mod classify;
 pub mod image;
+pub mod judge;
 pub mod lookup;
+pub mod parse;
 pub mod scope;
+pub mod tags;
 pub mod verdict;

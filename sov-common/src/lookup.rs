@@ -48,21 +48,24 @@ pub fn lookup_v6<W: Words + ?Sized>(image: &W, table: u32, high: u64, low: u64) 
     let tree = table + table::V6_TREES + (high >> 62) as u32 * table::TREE_WORDS;
     let key = high & (u64::MAX >> 2);
     let depth = image.word(tree + table::DEPTH);
-    let mut node = 0u32;
+    // An inner node has nine children. A leaf node has eight keys: its number and what is below the
+    // address give the rank.
+    let zero = image.zero();
+    let (mut node, mut leaf, mut below) = (zero, zero, zero);
     let mut level = 0;
     while level < table::MAX_DEPTH {
         if level >= depth {
             break;
         }
         let keys = image.word(tree + table::LEVELS + level).wrapping_add(node.wrapping_mul(8));
-        let below = keys_below(image, keys, key);
-        // An inner node has nine children; a leaf node has eight keys, which give the rank.
-        let fan_out = if level + 1 == depth { 8 } else { 9 };
-        node = node.wrapping_mul(fan_out).wrapping_add(below);
+        below = keys_below(image, keys, key);
+        leaf = node;
+        node = node.wrapping_mul(9).wrapping_add(below);
         level += 1;
     }
+    let rank = leaf.wrapping_mul(8).wrapping_add(below);
     let values = image.word(tree + table::VALUES);
-    let value = image.word(values.wrapping_add(node));
+    let value = image.word(values.wrapping_add(rank));
     if value & DEEP == 0 {
         return value as u16;
     }
@@ -84,23 +87,35 @@ fn keys_below<W: Words + ?Sized>(image: &W, keys: u32, key: u64) -> u32 {
     8 - above as u32
 }
 
-/// Boundaries inside one /64: sorted starts of the lower half (the first is 0), then their classes.
+/// Boundaries inside one /64: sorted starts of the lower half (the first is 0), padded to a power of
+/// two with the last class, then their classes.
 #[inline(always)]
 fn lookup_deep<W: Words + ?Sized>(image: &W, table: u32, index: u32, low: u64) -> u16 {
     let entry = image.word(table + table::V6_DEEP).wrapping_add(index.wrapping_mul(2));
     let keys = image.word(entry);
     let count = image.word(entry.wrapping_add(1));
-    let mut position = 0u32;
-    let mut step = 1u32 << (DEEP_STEPS - 1);
-    while step != 0 {
-        let next = position + step;
-        if next < count && image.dword(keys.wrapping_add(next)) <= low {
-            position = next;
+    let mut position = image.zero();
+    let mut half = count >> 1;
+    let mut i = 0;
+    while i < DEEP_STEPS {
+        if half == 0 {
+            break;
         }
-        step >>= 1;
+        // Without branches: two ways at each of sixteen steps are more than a verifier walks.
+        let key = image.dword(keys.wrapping_add(position).wrapping_add(half));
+        let reached = 1 - borrow(low, key) as u32;
+        position = position.wrapping_add(half & reached.wrapping_neg());
+        half >>= 1;
+        i += 1;
     }
     let classes = keys.wrapping_add(count).wrapping_mul(2);
     image.word(classes.wrapping_add(position)) as u16
+}
+
+/// 1 if `a < b`: the borrow of `a - b` (Hacker's Delight, 2-13).
+#[inline(always)]
+fn borrow(a: u64, b: u64) -> u64 {
+    ((!a & b) | ((!a | b) & a.wrapping_sub(b))) >> 63
 }
 
 /// Selector value of `key` in the hash table described at `descriptor`, or [`NO_TAG`].
@@ -126,7 +141,7 @@ pub fn lookup_key<W: Words + ?Sized>(image: &W, descriptor: u32, key: u64) -> u3
 }
 
 /// The builder grows a table until no key needs more probes than this.
-pub const PROBES: u32 = 8;
+pub const PROBES: u32 = 4;
 
 /// Fibonacci hashing: the upper bits of the product.
 #[inline(always)]

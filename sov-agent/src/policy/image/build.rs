@@ -212,7 +212,8 @@ fn decisions(words: &mut Layout, spec: &ImageSpec) -> Result<(), BuildError> {
             let count = d.chain.len();
             return Err(BuildError::LongChain { count, limit: decision::MAX_CHAIN });
         }
-        words.0.extend([entry, d.chain.len() as u32, word(&d.otherwise), 0]);
+        let expires = d.chain.iter().any(|e| e.until.is_some());
+        words.0.extend([entry, d.chain.len() as u32, word(&d.otherwise), u32::from(expires)]);
         entry += d.chain.len() as u32 * decision::ENTRY_WORDS;
     }
     for e in chains.iter().flat_map(|d| &d.chain) {
@@ -220,7 +221,7 @@ fn decisions(words: &mut Layout, spec: &ImageSpec) -> Result<(), BuildError> {
             None => (decision::ANY_PROTOCOL, 0xffff_0000),
             Some(p) => (u32::from(p.protocol), u32::from(p.low) | u32::from(p.high) << 16),
         };
-        words.0.extend([word(&e.then), protocol, ports, e.until.unwrap_or(0)]);
+        words.0.extend([word(&e.then), protocol, ports, e.until.unwrap_or(u32::MAX)]);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Marks are compared one after the other for every packet.
-pub(super) const MAX_MARKS: usize = 32;
+const MAX_MARKS: usize = sov_common::tags::MAX_MARKS as usize;
 /// Largest hash table, in slots.
 const MAX_SLOTS: usize = 1 << 14;
 

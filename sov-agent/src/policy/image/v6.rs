@@ -68,6 +68,8 @@ fn split(intervals: &[(u128, u16)]) -> Result<(Vec<(u64, u32)>, Vec<Deep>), Buil
             return Err(BuildError::DeepPrefix { prefix, limit: 1 << DEEP_STEPS });
         }
         class = list.last().map_or(class, |l| l.1);
+        // Padding repeats the last class: a search that ends there is right.
+        list.resize(list.len().next_power_of_two(), (u64::MAX, class));
         entries.push((high, DEEP | deep.len() as u32));
         deep.push(list);
         let next = rest.first().map(|(s, _)| (s >> 64) as u64);

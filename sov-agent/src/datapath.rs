@@ -1,0 +1,54 @@
+//! The kernel side as the agent sees it: load, publish images, attach, pin, read counters and events.
+//!
+//! The only module that names aya. It receives finished images and knows nothing of policies.
+
+mod attach;
+mod cgroup;
+mod events;
+mod interfaces;
+mod loader;
+mod slot;
+mod stats;
+mod sys;
+
+pub use attach::{Attached, Direction};
+pub use cgroup::{Cgroup, CgroupRoot};
+pub use events::EventReader;
+pub use interfaces::{Interface, InterfaceWatch, default_route_interfaces, interfaces};
+pub use loader::{Datapath, Options, Pins};
+pub use slot::LiveImage;
+pub use stats::{CounterRow, FlowEntry};
+pub use sys::{TestRun, test_run};
+
+use std::path::PathBuf;
+
+/// What can go wrong between the agent and the kernel. Each says the object first.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("kernel programs: {problem}")]
+    Load { problem: String },
+    #[error("map {map}: {source}")]
+    Map {
+        map: &'static str,
+        #[source]
+        source: aya::maps::MapError,
+    },
+    #[error("map {map} is not in the kernel object; build the agent again")]
+    NoMap { map: &'static str },
+    #[error("program {program}: {problem}")]
+    Program { program: &'static str, problem: String },
+    #[error("{hook} of {target}: {problem}")]
+    Attach { hook: &'static str, target: String, problem: String },
+    #[error("{path}: {source}")]
+    Pin {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{what}: {source}")]
+    System {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,259 @@
+//! Loading the object, the pins, and the handle to it all.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, BorrowedFd},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{ArrayOfMaps, MapData, MapError, RingBuf},
+    programs::{Program, SchedClassifier},
+};
+use sov_common::abi::{ABI_VERSION, FlowKey, FlowValue, Ledger};
+
+use super::{
+    Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
+    LiveImage, attach, slot, stats,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
+
+/// The maps that outlive the agent.
+const MAPS: [&str; 7] = [
+    "SOV_IMAGE",
+    "SOV_FLOWS",
+    "SOV_EVENTS",
+    "SOV_COUNTERS",
+    "SOV_LEDGER",
+    "SOV_SOCKETS",
+    "SOV_REPLIES",
+];
+
+const PROGRAMS: [&str; 10] = [
+    "sov_egress",
+    "sov_egress_l3",
+    "sov_ingress",
+    "sov_ingress_l3",
+    "sov_inbound",
+    "sov_inbound_l3",
+    "sov_connect4",
+    "sov_connect6",
+    "sov_sendmsg4",
+    "sov_sendmsg6",
+];
+
+/// How the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder on a bpffs, for example /sys/fs/bpf/sov. A folder per ABI version is made in it.
+    pub pins: PathBuf,
+    /// Packets that pass are final (TC_ACT_OK) and no later program sees them; otherwise the next
+    /// program is asked (TCX_NEXT).
+    pub pass_is_final: bool,
+    /// Level of the kernel-side log; `None` = off, removed by the verifier.
+    pub log: Option<log::Level>,
+}
+
+/// Where links and maps are pinned.
+#[derive(Clone, Debug)]
+pub struct Pins(PathBuf);
+
+impl Pins {
+    /// The folder for this ABI below `base`.
+    pub fn new(base: &Path) -> Self {
+        Self(base.join(format!("v{ABI_VERSION}")))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn links_dir(&self) -> PathBuf {
+        self.0.join("links")
+    }
+
+    pub(super) fn link(&self, name: &str) -> PathBuf {
+        self.links_dir().join(name)
+    }
+
+    fn map(&self, name: &str) -> PathBuf {
+        self.0.join("maps").join(name)
+    }
+
+    /// Makes the folders, readable by root only.
+    fn create(&self) -> Result<(), DatapathError> {
+        for path in [self.0.clone(), self.links_dir(), self.0.join("maps")] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
+                .map_err(|source| DatapathError::Pin { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Names of the pinned links.
+    pub fn links(&self) -> io::Result<Vec<String>> {
+        let mut names: Vec<_> = match fs::read_dir(self.links_dir()) {
+            Ok(entries) => {
+                entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes every pin. Links without another holder are gone with their pin: enforcement ends.
+    pub fn remove(&self) -> io::Result<()> {
+        // Links first: no program may run on maps that are half gone.
+        for folder in [self.links_dir(), self.0.join("maps"), self.0.clone()] {
+            match fs::remove_dir_all(&folder) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The loaded programs and their maps. Dropping it changes nothing for packets: all is pinned.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pins: Pins,
+}
+
+impl Datapath {
+    /// Opens the object and its maps, the pinned ones where there are any. Programs are verified when
+    /// they are first needed: the kernel takes up to half a second for one.
+    pub fn load(options: &Options) -> Result<Self, DatapathError> {
+        let pins = Pins::new(&options.pins);
+        pins.create()?;
+        let pass: i32 = if options.pass_is_final { 0 } else { -1 };
+        let level = options.log.map_or(0u8, |level| level as u8);
+        let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("SOV_PASS", &pass, true)
+            .override_global(aya_log::LEVEL, &level, false)
+            .verifier_log_level(VerifierLogLevel::STATS);
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path);
+        }
+        let load = |e: &dyn std::error::Error| DatapathError::Load { problem: attach::chain(e) };
+        let ebpf = loader.load(OBJECT).map_err(|e| load(&e))?;
+        Ok(Self { ebpf, pins })
+    }
+
+    /// Verifies every program of the object, needed or not.
+    pub fn load_all(&mut self) -> Result<(), DatapathError> {
+        for name in PROGRAMS {
+            self.ensure(name)?;
+        }
+        Ok(())
+    }
+
+    /// Verifies one program, once.
+    fn ensure(&mut self, name: &'static str) -> Result<(), DatapathError> {
+        let fail = |problem: String| DatapathError::Program { program: name, problem };
+        let program =
+            self.ebpf.program_mut(name).ok_or_else(|| fail("not in the object".into()))?;
+        if program.fd().is_ok() {
+            return Ok(());
+        }
+        match program {
+            Program::SchedClassifier(p) => p.load(),
+            Program::CgroupSockAddr(p) => p.load(),
+            other => return Err(fail(format!("unexpected type {:?}", other.prog_type()))),
+        }
+        .map_err(|e| fail(attach::chain(&e)))?;
+        if let Ok(info) = program.info() {
+            let count = info.verified_instruction_count().unwrap_or(0);
+            log::debug!("program {name}: {count} instructions verified");
+        }
+        Ok(())
+    }
+
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The object, for the kernel-side log.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Makes `words` the live image: see [`slot::publish`].
+    pub fn publish(&mut self, words: &[u32]) -> Result<(), DatapathError> {
+        const MAP: &str = "SOV_IMAGE";
+        let map = self.ebpf.map_mut(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
+        let mut images = ArrayOfMaps::try_from(map).map_err(map_error(MAP))?;
+        slot::publish(&mut images, words)
+    }
+
+    /// The header of the live image, `None` before the first.
+    pub fn live(&self) -> Result<Option<LiveImage>, DatapathError> {
+        const MAP: &str = "SOV_IMAGE";
+        let map = self.ebpf.map(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
+        slot::live(&ArrayOfMaps::try_from(map).map_err(map_error(MAP))?)
+    }
+
+    pub fn attach_interface(
+        &mut self,
+        interface: &Interface,
+        direction: Direction,
+    ) -> Result<Attached, DatapathError> {
+        self.ensure(direction.program(interface.ethernet))?;
+        attach::attach_interface(&mut self.ebpf, &self.pins, interface, direction)
+    }
+
+    pub fn attach_cgroup(&mut self, root: &CgroupRoot) -> Result<Vec<Attached>, DatapathError> {
+        for (_, name) in attach::SOCKET_HOOKS {
+            self.ensure(name)?;
+        }
+        attach::attach_cgroup(&mut self.ebpf, &self.pins, root)
+    }
+
+    /// The event reader; can be taken once.
+    pub fn take_events(&mut self) -> Result<EventReader, DatapathError> {
+        const MAP: &str = "SOV_EVENTS";
+        let map = self.ebpf.take_map(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
+        RingBuf::<MapData>::try_from(map).map(EventReader).map_err(map_error(MAP))
+    }
+
+    pub fn counters(&self) -> Result<Vec<CounterRow>, DatapathError> {
+        stats::counters(&self.ebpf)
+    }
+
+    pub fn ledger(&self) -> Result<Ledger, DatapathError> {
+        stats::ledger(&self.ebpf)
+    }
+
+    pub fn flows(&self) -> Result<Vec<FlowEntry>, DatapathError> {
+        stats::flows(&self.ebpf)
+    }
+
+    pub fn take_flow(&self, key: &FlowKey) -> Result<Option<FlowValue>, DatapathError> {
+        stats::take_flow(&self.ebpf, key)
+    }
+
+    /// A loaded tc program (`sov_egress`, `sov_egress_l3`, …), for test runs.
+    pub fn program(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, DatapathError> {
+        self.ensure(name)?;
+        let fail =
+            |problem: &str| DatapathError::Program { program: name, problem: problem.into() };
+        let program = self.ebpf.program(name).ok_or_else(|| fail("not in the object"))?;
+        let program: &SchedClassifier = program.try_into().map_err(|_| fail("not a tc program"))?;
+        Ok(program.fd().map_err(|_| fail("not loaded"))?.as_fd())
+    }
+}
+
+pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError {
+    move |source| DatapathError::Map { map, source }
+}

@@ -1,0 +1,109 @@
+//! Counting and recording: every packet moves a counter, every blocked one exactly one ledger term.
+
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use sov_common::{
+    abi::{Event, FlowValue, counter_index},
+    classify::Address,
+    verdict::Verdict,
+};
+
+use crate::maps::{SOV_COUNTERS, SOV_EVENTS, SOV_FLOWS, SOV_LEDGER, SOV_SOCKETS};
+
+#[inline(always)]
+pub(crate) fn count(slot: u8, reason: u8, verdict: Verdict, packets: u64, bytes: u64) {
+    if let Some(counter) = SOV_COUNTERS.get_ptr_mut(counter_index(slot, reason, verdict as u8)) {
+        // SAFETY: a per-CPU slot; only packet hooks count passes, and they do not interrupt each other.
+        unsafe {
+            (*counter).packets += packets;
+            (*counter).bytes += bytes;
+        }
+    }
+}
+
+/// Network byte order, IPv4 as `::ffff:a.b.c.d`.
+#[inline(always)]
+pub(crate) fn mapped(address: Address) -> [u8; 16] {
+    let (high, low) = match address {
+        Address::V4(a) => (0, 0xffff_0000_0000 | a as u64),
+        Address::V6(high, low) => (high, low),
+    };
+    // SAFETY: two u64 and sixteen bytes are the same memory.
+    unsafe { core::mem::transmute([high.to_be(), low.to_be()]) }
+}
+
+/// Counts and records. The event goes first: a flow enters the table only when it is on record.
+///
+/// Socket hooks can be interrupted by packet hooks on their CPU: everything here adds atomically.
+#[inline(always)]
+pub(crate) fn blocked(event: &mut Event) {
+    let key = &event.key;
+    let index = counter_index(key.tag, key.reason, key.verdict);
+    let (Some(counter), Some(ledger)) =
+        (SOV_COUNTERS.get_ptr_mut(index), SOV_LEDGER.get_ptr_mut(0))
+    else {
+        return;
+    };
+    // SAFETY: live per-CPU slots.
+    unsafe {
+        add(&raw mut (*counter).packets, event.packets);
+        add(&raw mut (*counter).bytes, event.bytes);
+        add(&raw mut (*ledger).blocked, event.packets);
+    }
+    if let Some(flow) = SOV_FLOWS.get_ptr_mut(key) {
+        // SAFETY: a live map value; the last time is a plain store, any CPU's will do.
+        unsafe {
+            add(&raw mut (*flow).packets, event.packets);
+            add(&raw mut (*flow).bytes, event.bytes);
+            (*flow).last_ns = event.time_ns;
+            add(&raw mut (*ledger).aggregated, event.packets);
+        }
+        return;
+    }
+    if event.cookie != 0
+        && let Some(owner) = SOV_SOCKETS.get_ptr(&event.cookie)
+    {
+        // SAFETY: a live map value; a concurrent eviction can at worst mix two owners' names.
+        let owner = unsafe { &*owner };
+        event.pid = owner.pid;
+        event.uid = owner.uid;
+        event.comm = owner.comm;
+        event.has_owner = 1;
+        if event.cgroup == 0 {
+            event.cgroup = owner.cgroup;
+        }
+    }
+    if SOV_EVENTS.output(&*event, BPF_RB_NO_WAKEUP as u64).is_err() {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*ledger).lost, event.packets) };
+        return;
+    }
+    let flow = FlowValue {
+        packets: 0,
+        bytes: 0,
+        first_ns: event.time_ns,
+        last_ns: event.time_ns,
+        cookie: event.cookie,
+        cgroup: event.cgroup,
+        generation: event.generation,
+        class: event.class,
+        rule: event.rule,
+        pad: 0,
+    };
+    let full = SOV_FLOWS.insert(&event.key, &flow, 0).is_err();
+    // SAFETY: as above.
+    unsafe {
+        add(&raw mut (*ledger).recorded, event.packets);
+        add(&raw mut (*ledger).table_full, full as u64);
+    }
+}
+
+/// Atomic add without a result (BPF_XADD): the fetching forms do not exist on every kernel.
+#[inline(always)]
+unsafe fn add(target: *mut u64, value: u64) {
+    // SAFETY: the caller has a live, aligned map value.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
+            target, value,
+        )
+    };
+}
