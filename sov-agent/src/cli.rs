@@ -14,6 +14,7 @@ pub mod inputs;
 pub mod logging;
 pub mod lookup;
 pub mod output;
+pub mod status;
 
 /// Done, or everything is as wished.
 pub const OK: u8 = 0;
@@ -75,6 +76,8 @@ enum Command {
     Flows(flows::Args),
     /// What the data say about addresses: location, operator, who controls it
     Lookup(lookup::Args),
+    /// What the running agent says about itself
+    Status(status::Args),
 }
 
 impl Cli {
@@ -87,6 +90,7 @@ impl Cli {
             Command::Doctor(args) => doctor::run(args, global),
             Command::Flows(args) => flows::run(args, global),
             Command::Lookup(args) => lookup::run(args, global),
+            Command::Status(args) => status::run(args, global),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The agent's library: policy compiler, data, datapath, flow log, control.
 
 pub mod cli;
+pub mod control;
 pub mod data;
 pub mod datapath;
 pub mod flowlog;
+pub mod metrics;
 pub mod policy;

@@ -69,6 +69,17 @@ pub fn group_id(name: &str) -> Option<u32> {
     })
 }
 
+/// Whether a user is listed as a member of a local group; the primary group does not show here.
+pub fn is_member(uid: u32, group: &str) -> bool {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let Some(user) = users(&read("/etc/passwd")).remove(&uid) else { return false };
+    read("/etc/group").lines().any(|line| {
+        let mut fields = line.split(':');
+        fields.next() == Some(group)
+            && fields.nth(2).is_some_and(|members| members.split(',').any(|m| m == user))
+    })
+}
+
 /// Facts asked of the running kernel.
 pub struct LiveFacts {
     cgroup_root: Option<PathBuf>,

@@ -1,0 +1,303 @@
+//! `status`: what the running agent says, or what a dead one has left pinned. Asks the control socket;
+//! without an agent it reads the pin folder's listing.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+use sov_common::abi::ABI_VERSION;
+
+use super::{
+    FINDING, Global, OK,
+    output::{Cell, Output, Paint, Table, clean},
+};
+use crate::{
+    control::{
+        DEFAULT_SOCKET,
+        client::{self, ClientError},
+        status::{Link, Status},
+    },
+    flowlog::record::Mode,
+};
+
+/// Deeper pins are none of ours.
+const PIN_DEPTH: usize = 4;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  sov-agent status
+  sov-agent status --format json | jq .ledger
+  watch -n1 sov-agent status --color always
+
+Exit status: 0 the agent runs, 1 it does not but enforcement is pinned and stays on,
+2 neither.")]
+pub struct Args {
+    /// Control socket of the agent
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Where pins are looked for when no agent answers
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sov")]
+    pins: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Running<'a> {
+    running: bool,
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+#[derive(Serialize)]
+struct Pinned {
+    running: bool,
+    /// Paths of the pins, sorted.
+    pinned: Vec<PathBuf>,
+    /// Pins of another version of the agent, which enforce too.
+    other_versions: Vec<PathBuf>,
+}
+
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut out = Output::new(global);
+    match runtime.block_on(client::status(&args.socket)) {
+        Ok(status) => {
+            if out.is_json() {
+                out.json(&Running { running: true, status: &status })?;
+            } else {
+                print(&mut out, &status)?;
+            }
+            out.finish()?;
+            Ok(ExitCode::from(OK))
+        }
+        Err(ClientError::NotRunning(_)) => without_agent(args, out),
+        Err(e) => Err(e).with_context(|| format!("control socket {}", args.socket.display())),
+    }
+}
+
+fn without_agent(args: &Args, mut out: Output) -> anyhow::Result<ExitCode> {
+    let own = format!("v{ABI_VERSION}");
+    let (pinned, other_versions): (Vec<_>, Vec<_>) = pins(&args.pins)
+        .with_context(|| format!("pins below {}", args.pins.display()))?
+        .into_iter()
+        .partition(|path| path.strip_prefix(&args.pins).is_ok_and(|p| p.starts_with(&own)));
+    if pinned.is_empty() && other_versions.is_empty() {
+        bail!(
+            "no agent is listening on {}, and nothing is pinned below {}: nothing is enforced; \
+             start one with `sov-agent run`",
+            args.socket.display(),
+            args.pins.display()
+        );
+    }
+    if out.is_json() {
+        out.json(&Pinned { running: false, pinned, other_versions })?;
+    } else {
+        writeln!(
+            out,
+            "agent     {}; enforcement stays on with the policy that was live\n\
+             records   blocked traffic is counted; what finds no room until an agent reads is lost, exactly counted\n\
+             fix       start it again with `sov-agent run`: it takes over without a gap",
+            out.paint(Paint::Red, "not running")
+        )?;
+        for (title, paths) in [("pinned", &pinned), ("pinned by another version", &other_versions)]
+        {
+            if !paths.is_empty() {
+                writeln!(out, "\n{title}:")?;
+            }
+            for path in paths {
+                writeln!(out, "  {}", clean(&path.to_string_lossy()))?;
+            }
+        }
+    }
+    out.finish()?;
+    Ok(ExitCode::from(FINDING))
+}
+
+/// Every pin below `dir`; none where `dir` is missing.
+fn pins(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fn walk(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                found.push(entry.path());
+            } else if depth > 0 {
+                walk(&entry.path(), depth - 1, found)?;
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    match walk(dir, PIN_DEPTH, &mut found) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => found.sort_unstable(),
+    }
+    Ok(found)
+}
+
+fn print(out: &mut Output, status: &Status) -> io::Result<()> {
+    let Status { agent, policy, ledger, journal, flow_table, .. } = status;
+    let mut facts = Table::new(&[]);
+    let mut fact = |name: &str, value: String| facts.row([name.into(), value.into()]);
+    fact(
+        "agent",
+        format!(
+            "running: pid {}, version {}, up {}, on {}",
+            agent.pid,
+            agent.version,
+            span(agent.uptime_seconds),
+            agent.host.name
+        ),
+    );
+    let hash = policy.hash.get(..12).unwrap_or(&policy.hash);
+    let source = policy.source.as_deref().unwrap_or("embedded profile");
+    fact("policy", format!("{} ({source}), generation {}, {hash}", policy.name, policy.generation));
+    let untagged = policy.untagged.as_ref().map(|tag| format!("judged as {tag}"));
+    fact("untagged", untagged.unwrap_or_else(|| "passes".into()));
+    for data in &status.datasets {
+        let stale = if data.stale { ", STALE" } else { "" };
+        fact("data", format!("{}, {} old{stale}", data.id, span(data.age_seconds)));
+    }
+    for interface in &status.interfaces {
+        fact("interface", format!("{}: {}", interface.name, links(&interface.links)));
+    }
+    if let Some(cgroup) = &status.cgroup {
+        fact("cgroup", format!("{}: {}", cgroup.path, links(&cgroup.links)));
+    }
+    let sign = if ledger.balances() { "=" } else { "DOES NOT EQUAL" };
+    fact(
+        "ledger",
+        format!(
+            "{} blocked {sign} {} recorded + {} aggregated + {} suppressed + {} lost",
+            ledger.blocked, ledger.recorded, ledger.aggregated, ledger.suppressed, ledger.lost
+        ),
+    );
+    fact("flow table", format!("{} of {} entries", flow_table.entries, flow_table.capacity));
+    let mut text = format!(
+        "{}: {} segments, {}, next record {}, {} lost",
+        journal.dir.display(),
+        journal.segments,
+        size(journal.bytes),
+        journal.next_sequence,
+        journal.lost
+    );
+    if let Some(error) = &journal.last_error {
+        text += &format!("; last error: {error}");
+    }
+    fact("journal", text);
+    out.table(&facts)?;
+
+    let mut tags = Table::new(&["TAG", "TIER", "MODE", "RESPONSE", "RANK"]).right(&[4]);
+    for tag in &status.tags {
+        let paint = if tag.mode == Mode::Enforce { Paint::Green } else { Paint::Yellow };
+        let response = match tag.response {
+            crate::flowlog::record::Response::Reject => "reject",
+            crate::flowlog::record::Response::Drop => "drop",
+        };
+        tags.row([
+            (&*tag.name).into(),
+            (&*tag.tier).into(),
+            Cell::painted(paint, tag.mode.as_str()),
+            response.into(),
+            tag.rank.to_string().into(),
+        ]);
+    }
+    section(out, &tags)?;
+
+    let mut traffic = Table::new(&["TAG", "VERDICT", "REASON", "PACKETS", "BYTES"]).right(&[3, 4]);
+    for counter in &status.counters {
+        let paint = match &*counter.verdict {
+            "allow" => Paint::Green,
+            "block" => Paint::Red,
+            _ => Paint::Yellow,
+        };
+        traffic.row([
+            counter.tag.as_deref().unwrap_or("-").into(),
+            Cell::painted(paint, &*counter.verdict),
+            (&*counter.reason).into(),
+            counter.packets.to_string().into(),
+            counter.bytes.to_string().into(),
+        ]);
+    }
+    section(out, &traffic)?;
+    if !status.warnings.is_empty() {
+        writeln!(out)?;
+    }
+    for warning in &status.warnings {
+        let word = out.paint(Paint::Yellow, "warning").into_owned();
+        writeln!(out, "{word}: {}", clean(warning))?;
+    }
+    Ok(())
+}
+
+fn section(out: &mut Output, table: &Table) -> io::Result<()> {
+    if table.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    out.table(table)
+}
+
+/// `tc_egress (tcx, link 12)`; links that end with the agent say so.
+fn links(links: &[Link]) -> String {
+    let text = |link: &Link| {
+        let id = link.id.map(|id| format!(", link {id}")).unwrap_or_default();
+        let pinned = if link.pinned { "" } else { ", NOT PINNED" };
+        format!("{} ({}{id}{pinned})", link.hook, link.kind)
+    };
+    links.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// Seconds, in the two largest units.
+fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_found_at_every_depth_and_a_missing_folder_has_none() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        fs::create_dir_all(dir.path().join("v1/links")).expect("mkdir");
+        fs::write(dir.path().join("v1/links/eth0"), "").expect("writes");
+        fs::write(dir.path().join("v1/sov_flows"), "").expect("writes");
+        let found = pins(dir.path()).expect("reads");
+        assert_eq!(found, [dir.path().join("v1/links/eth0"), dir.path().join("v1/sov_flows")]);
+        assert_eq!(pins(&dir.path().join("none")).expect("none"), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn spans_and_sizes_are_readable() {
+        let spans = [5, 65, 3 * 3600 + 120, 93_784].map(span);
+        assert_eq!(spans, ["5 s", "1 min 5 s", "3 h 2 min", "1 d 2 h"]);
+        assert_eq!([999, 70_000, 70_000_000].map(size), ["999 B", "70 kB", "70 MB"]);
+    }
+
+    #[test]
+    fn links_that_end_with_the_agent_stand_out() {
+        let mut status = crate::control::status::samples::status();
+        let links_of = |status: &Status| links(&status.interfaces[0].links);
+        assert_eq!(links_of(&status), "tc_egress (tcx, link 12)");
+        status.interfaces[0].links[0].pinned = false;
+        assert_eq!(links_of(&status), "tc_egress (tcx, link 12, NOT PINNED)");
+    }
+}
