@@ -34,8 +34,7 @@ const PIN_DEPTH: usize = 4;
   sov-agent status --format json | jq .ledger
   watch -n1 sov-agent status --color always
 
-Exit status: 0 the agent runs, 1 it does not but enforcement is pinned and stays on,
-2 neither.")]
+Exit status: 0 the agent runs, 1 it does not but pinned links go on enforcing, 2 neither.")]
 pub struct Args {
     /// Control socket of the agent
     #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET)]
@@ -52,13 +51,31 @@ struct Running<'a> {
     status: &'a Status,
 }
 
-#[derive(Serialize)]
+/// What a dead agent left.
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Pinned {
     running: bool,
-    /// Paths of the pins, sorted.
-    pinned: Vec<PathBuf>,
-    /// Pins of another version of the agent, which enforce too.
-    other_versions: Vec<PathBuf>,
+    /// Links still judge packets.
+    enforcing: bool,
+    /// Pinned links, sorted.
+    links: Vec<PathBuf>,
+    /// Everything else that is pinned: maps, with counters and flows in them.
+    maps: Vec<PathBuf>,
+    /// Whether some of it belongs to another version of the agent.
+    other_versions: bool,
+}
+
+impl Pinned {
+    /// Reads the listing of `dir`, which has a folder per ABI version: `v1/links/…`, `v1/maps/…`.
+    fn find(dir: &Path) -> io::Result<Self> {
+        let own = format!("v{ABI_VERSION}");
+        let below = |path: &PathBuf| path.strip_prefix(dir).unwrap_or(path).to_owned();
+        let all = pins(dir)?;
+        let other_versions = all.iter().any(|path| !below(path).starts_with(&own));
+        let (links, maps): (Vec<_>, Vec<_>) = (all.into_iter())
+            .partition(|path| below(path).iter().nth(1).is_some_and(|folder| folder == "links"));
+        Ok(Self { running: false, enforcing: !links.is_empty(), links, maps, other_versions })
+    }
 }
 
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
@@ -80,37 +97,31 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 fn without_agent(args: &Args, mut out: Output) -> anyhow::Result<ExitCode> {
-    let own = format!("v{ABI_VERSION}");
-    let (pinned, other_versions): (Vec<_>, Vec<_>) = pins(&args.pins)
-        .with_context(|| format!("pins below {}", args.pins.display()))?
-        .into_iter()
-        .partition(|path| path.strip_prefix(&args.pins).is_ok_and(|p| p.starts_with(&own)));
-    if pinned.is_empty() && other_versions.is_empty() {
+    let pinned =
+        Pinned::find(&args.pins).with_context(|| format!("pins below {}", args.pins.display()))?;
+    if !pinned.enforcing {
         bail!(
-            "no agent is listening on {}, and nothing is pinned below {}: nothing is enforced; \
+            "no agent is listening on {}, and no link is pinned below {}: nothing is enforced; \
              start one with `sov-agent run`",
             args.socket.display(),
             args.pins.display()
         );
     }
     if out.is_json() {
-        out.json(&Pinned { running: false, pinned, other_versions })?;
+        out.json(&pinned)?;
     } else {
         writeln!(
             out,
-            "agent     {}; enforcement stays on with the policy that was live\n\
-             records   blocked traffic is counted; what finds no room until an agent reads is lost, exactly counted\n\
-             fix       start it again with `sov-agent run`: it takes over without a gap",
+            "agent    {}; enforcement stays on with the policy that was live\n\
+             records  blocked traffic is counted, and recorded as far as the kernel's buffers have room\n\
+             fix      `sov-agent run` takes over without a gap\n\nlinks:",
             out.paint(Paint::Red, "not running")
         )?;
-        for (title, paths) in [("pinned", &pinned), ("pinned by another version", &other_versions)]
-        {
-            if !paths.is_empty() {
-                writeln!(out, "\n{title}:")?;
-            }
-            for path in paths {
-                writeln!(out, "  {}", clean(&path.to_string_lossy()))?;
-            }
+        for path in &pinned.links {
+            writeln!(out, "  {}", clean(&path.to_string_lossy()))?;
+        }
+        if pinned.other_versions {
+            writeln!(out, "\nSome of it belongs to another version: see `sov-agent doctor`.")?;
         }
     }
     out.finish()?;
@@ -275,14 +286,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pins_are_found_at_every_depth_and_a_missing_folder_has_none() {
+    fn only_pinned_links_enforce() {
         let dir = tempfile::tempdir().expect("temp dir");
-        fs::create_dir_all(dir.path().join("v1/links")).expect("mkdir");
-        fs::write(dir.path().join("v1/links/eth0"), "").expect("writes");
-        fs::write(dir.path().join("v1/sov_flows"), "").expect("writes");
-        let found = pins(dir.path()).expect("reads");
-        assert_eq!(found, [dir.path().join("v1/links/eth0"), dir.path().join("v1/sov_flows")]);
-        assert_eq!(pins(&dir.path().join("none")).expect("none"), [] as [PathBuf; 0]);
+        let base = dir.path();
+        fs::create_dir_all(base.join("v1/links")).expect("mkdir");
+        fs::create_dir_all(base.join("v1/maps")).expect("mkdir");
+        fs::write(base.join("v1/maps/SOV_FLOWS"), "").expect("writes");
+        let pinned = Pinned::find(base).expect("reads");
+        assert!(!pinned.enforcing && !pinned.other_versions, "{pinned:?}");
+        assert_eq!(pinned.maps, [base.join("v1/maps/SOV_FLOWS")]);
+        fs::write(base.join("v1/links/tc_egress-2-eth0"), "").expect("writes");
+        let pinned = Pinned::find(base).expect("reads");
+        assert!(pinned.enforcing && !pinned.other_versions, "{pinned:?}");
+        assert_eq!(pinned.links, [base.join("v1/links/tc_egress-2-eth0")]);
+        fs::create_dir_all(base.join("v999/links")).expect("mkdir");
+        fs::write(base.join("v999/links/x"), "").expect("writes");
+        assert!(Pinned::find(base).expect("reads").other_versions);
+        assert!(!Pinned::find(&base.join("none")).expect("reads").enforcing);
     }
 
     #[test]
