@@ -1,6 +1,6 @@
 //! A policy and data to a policy image.
 //!
-//! All or nothing: with any error there is no image. The order of judgement is that of docs/POLICY:
+//! All or nothing: with any error there is no image. The order of judgement is that of docs/policy.md:
 //! scope, rules (longest prefix first, denial wins a tie), zones, denied operators, the matrix.
 
 mod fixed;
@@ -23,7 +23,7 @@ use crate::data::dataset::Dataset;
 use matrix::{Matrix, Members};
 use rules::{Rules, Stage};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use sweep::{Classes, Swept};
 
 pub use selectors::Unresolved;
@@ -226,8 +226,13 @@ fn silent_rules(
             }
         }
     }
+    let told: HashSet<usize> = (findings.iter())
+        .filter(|finding| finding.code == "duplicate-rule")
+        .map(|finding| finding.span.start)
+        .collect();
     for (heard, (net, entry)) in heard.iter().zip(&rules.entries) {
-        if !heard && entry.kind != super::meta::RuleKind::Zone {
+        let zone = entry.kind == super::meta::RuleKind::Zone;
+        if !heard && !zone && !told.contains(&entry.span.start) {
             let message = format!("this rule for {net} never decides");
             findings.push(
                 Diagnostic::warning("shadowed", entry.span.clone(), message)

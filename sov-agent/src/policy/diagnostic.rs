@@ -77,10 +77,19 @@ impl Diagnostic {
         let (line, column) = source.position(self.span.start);
         let severity = self.severity.as_str();
         let head = format!("{}:{line}:{column}: {severity}: {}", source.name, self.message);
-        let mut elements = vec![snippet(source, &self.span, AnnotationKind::Primary, "")];
+        let mut primary = snippet(source, &self.span, AnnotationKind::Primary, "");
+        let mut elements = Vec::new();
         if let Some((span, label)) = &self.other {
-            elements.push(snippet(source, span, AnnotationKind::Context, label));
+            let start = source.lines[line - 1];
+            let end = source.lines.get(line).copied().unwrap_or(source.text.len());
+            if start <= span.start && span.end < end && end - start <= MAX_LINE_BYTES {
+                let inside = AnnotationKind::Context.span(span.start - start..span.end - start);
+                primary = primary.annotation(inside.label(label.as_str()));
+            } else {
+                elements.push(snippet(source, span, AnnotationKind::Context, label));
+            }
         }
+        elements.insert(0, primary);
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,

@@ -22,19 +22,30 @@ use std::{
 pub(super) fn check(parsed: &Parsed, catalog: &Catalog, now: u64) -> Vec<Diagnostic> {
     let mut lint = Lint { parsed, catalog, now, out: Vec::new() };
     lint.names();
-    lint.limits();
+    if !lint.limits() {
+        // What follows compares everything with everything.
+        return lint.out;
+    }
     lint.zones();
     for tier in &parsed.policy.tiers {
         lint.tier(tier);
     }
     lint.tags();
     lint.tests();
-    // Half-read tags overlap by accident.
-    if !parsed.findings.iter().any(Diagnostic::is_error) {
+    if parsed.findings.iter().any(Diagnostic::is_error) {
+        // What could not be read seems to be unused, empty or untested.
+        lint.out.retain(Diagnostic::is_error);
+    } else {
         overlap::check(&mut lint.out, &parsed.policy);
     }
     lint.out
 }
+
+const MAX_ZONES: usize = 1024;
+const MAX_NAT64: usize = 64;
+const MAX_SELECTORS: usize = 4096;
+/// A suggestion costs a search; a policy that is wrong everywhere gets none from here on.
+const MAX_SUGGESTIONS: usize = 1000;
 
 struct Lint<'p> {
     parsed: &'p Parsed,
@@ -69,21 +80,47 @@ impl Lint<'_> {
         }
     }
 
-    fn limits(&mut self) {
+    /// Whether the policy has a size that can be judged.
+    fn limits(&mut self) -> bool {
         let policy = &self.parsed.policy;
-        if let Some(tag) = policy.tags.get(MAX_TAGS) {
-            let message = format!("{} tags; a node has room for {MAX_TAGS}", policy.tags.len());
-            self.out.push(
-                Diagnostic::error("too-many-tags", tag.name.span.clone(), message)
-                    .help("join tags that are bound to the same tier"),
-            );
-        }
-        if let Some(tier) = policy.tiers.get(MAX_TIERS) {
-            let message = format!("{} tiers; the limit is {MAX_TIERS}", policy.tiers.len());
-            self.out.push(
-                Diagnostic::error("too-many-tiers", tier.name.span.clone(), message)
-                    .help("remove tiers that no tag uses"),
-            );
+        let selectors = policy.tags.iter().flat_map(|tag| &tag.select);
+        let excess = [
+            ("tags", MAX_TAGS, policy.tags.len(), policy.tags.get(MAX_TAGS).map(|t| &t.name.span)),
+            (
+                "tiers",
+                MAX_TIERS,
+                policy.tiers.len(),
+                policy.tiers.get(MAX_TIERS).map(|t| &t.name.span),
+            ),
+            (
+                "zones",
+                MAX_ZONES,
+                policy.zones.len(),
+                policy.zones.get(MAX_ZONES).map(|z| &z.name.span),
+            ),
+            (
+                "NAT64 prefixes",
+                MAX_NAT64,
+                policy.nat64.len(),
+                policy.nat64.get(MAX_NAT64).map(|p| &p.span),
+            ),
+            (
+                "selectors",
+                MAX_SELECTORS,
+                selectors.clone().count(),
+                selectors.clone().nth(MAX_SELECTORS).map(|s| &s.span),
+            ),
+        ];
+        let mut good = true;
+        for (what, limit, count, span) in excess {
+            if let Some(span) = span {
+                good = false;
+                let message = format!("{count} {what}; the limit is {limit}");
+                self.out.push(
+                    Diagnostic::error("too-many", span.clone(), message)
+                        .help("join those that mean the same"),
+                );
+            }
         }
         if policy.tags.is_empty() && !self.parsed.findings.iter().any(Diagnostic::is_error) {
             self.out.push(
@@ -91,8 +128,8 @@ impl Lint<'_> {
                     .help("write a [[tag]] with a tier, a rank and selectors"),
             );
         }
-        let nat64 = &policy.nat64;
-        self.duplicates("nat64", nat64);
+        self.duplicates("nat64", &policy.nat64);
+        good
     }
 
     fn zones(&mut self) {
@@ -319,7 +356,12 @@ impl Lint<'_> {
             _ => "unknown-tag",
         };
         let message = format!("there is no {kind} `{}`", short(&name.value));
-        let help = match closest(&name.value, known.clone()) {
+        let near = if self.out.len() < MAX_SUGGESTIONS {
+            closest(&name.value, known.clone())
+        } else {
+            None
+        };
+        let help = match near {
             Some(right) => format!("did you mean \"{right}\"?"),
             None => {
                 let list: Vec<_> = known.take(8).collect();
@@ -336,8 +378,12 @@ impl Lint<'_> {
         if self.catalog.by_id(id).is_some() {
             return;
         }
-        let named = self.catalog.operators().iter().find(|o| o.name.eq_ignore_ascii_case(id));
-        let near = named.map(|o| o.id.as_str()).or_else(|| closest(id, self.catalog.ids()));
+        let near = if self.out.len() < MAX_SUGGESTIONS {
+            let named = self.catalog.operators().iter().find(|o| o.name.eq_ignore_ascii_case(id));
+            named.map(|o| o.id.as_str()).or_else(|| closest(id, self.catalog.ids()))
+        } else {
+            None
+        };
         let help = match near {
             Some(right) => format!("did you mean \"{right}\"?"),
             None => "write an id of the operator catalog".to_owned(),

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::data::model::{Control, Country, Location};
 use ipnet::IpNet;
+use std::collections::HashSet;
 use toml::de::{DeTable, DeValue};
 use walk::{Fields, Findings, Value};
 
@@ -45,20 +46,33 @@ pub fn parse(source: Source) -> Parsed {
     let policy = read_policy(&mut findings, span, root.get_ref());
     let mut findings = findings.list;
     if !errors.is_empty() {
-        // What is broken is missing or half read: only the findings on sound lines are worth telling.
-        let syntax: Vec<_> = errors.iter().map(syntax_error).collect();
-        let lines: Vec<_> = syntax.iter().map(|d| source.position(d.span.start).0).collect();
+        // One slip makes the parser stumble on: the first error of a line is the one that helps.
+        let mut lines = HashSet::new();
+        let mut syntax: Vec<_> = errors.iter().take(MAX_SYNTAX_ERRORS).map(syntax_error).collect();
+        syntax.sort_by_key(|error| error.span.start);
+        syntax.retain(|error| lines.insert(source.position(error.span.start).0));
+        // What is broken is missing or half read: only errors on sound lines are worth telling.
         findings.retain(|finding| {
-            finding.code != "missing" && !lines.contains(&source.position(finding.span.start).0)
+            let line = source.position(finding.span.start).0;
+            finding.is_error() && finding.code != "missing" && !lines.contains(&line)
         });
         findings.extend(syntax);
     }
     Parsed { source, policy, findings }
 }
 
+/// One missing quote can break every line after it.
+const MAX_SYNTAX_ERRORS: usize = 1000;
+
 fn syntax_error(error: &toml::de::Error) -> Diagnostic {
     let span = error.span().unwrap_or(0..0);
-    Diagnostic::error("syntax", span, format!("not TOML: {}", error.message()))
+    let help = match error.message() {
+        "duplicate key" => "remove one",
+        _ => {
+            "text stands in quotes, lists as [a, b], tables as [name] or [[name]], each on one line"
+        }
+    };
+    Diagnostic::error("syntax", span, format!("not TOML: {}", error.message())).help(help)
 }
 
 const ROOT: [&str; 8] = ["version", "name", "nat64", "defaults", "zone", "tier", "tag", "test"];
@@ -66,17 +80,14 @@ const ROOT: [&str; 8] = ["version", "name", "nat64", "defaults", "zone", "tier",
 fn read_policy(findings: &mut Findings, span: Span, root: &DeTable<'_>) -> Policy {
     let start = span.start..span.start;
     let root = Fields::new(findings, "", start, root, &ROOT);
-    if let Some(version) = root.need(findings, "version", "write `version = 1` in the first line")
-        && let DeValue::Integer(number) = version.get_ref()
-        && number.to_string() != "1"
-    {
-        let message = format!("version {} is not known", short(&number.to_string()));
-        findings.add(
-            Diagnostic::error("version", version.span(), message)
-                .help("this program reads `version = 1`"),
-        );
-    } else if let Some(version) = root.get("version") {
-        findings.integer("version", version, 1, 1);
+    if let Some(version) = root.need(findings, "version", "write `version = 1` in the first line") {
+        let known = matches!(version.get_ref(), DeValue::Integer(n) if n.to_string() == "1");
+        if !known {
+            let message = "this version of the policy language is not known";
+            findings.add(
+                Diagnostic::error("version", version.span(), message).help("write `version = 1`"),
+            );
+        }
     }
     let mut policy = Policy::default();
     if let Some(value) = root.get("name")
@@ -484,3 +495,6 @@ fn read_test(findings: &mut Findings, fields: &Fields<'_, '_>) -> Option<Test> {
     let (reach, refuse) = (list("reach"), list("refuse"));
     Some(Test { tag: tag?, reach, refuse })
 }
+
+#[cfg(test)]
+mod tests;

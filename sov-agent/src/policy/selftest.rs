@@ -108,7 +108,10 @@ fn report(
             rule.tier,
             rule.line
         ),
-        None => "no rule names this address; see `sov-agent explain`".to_owned(),
+        None if reason == Reason::Port.as_str() => {
+            "a rule allows this address, but for other protocols or ports".to_owned()
+        }
+        None => "no rule decides here; see `sov-agent explain`".to_owned(),
     };
     Diagnostic::error("test-failed", to.span.clone(), message).help(help)
 }

@@ -44,7 +44,7 @@ fn place(rule: &RuleMeta) -> String {
 
 #[test]
 fn random_policies_are_compiled_to_what_they_say() {
-    let mut reasons = std::collections::HashSet::new();
+    let mut reasons = HashSet::new();
     for seed in 0..150 {
         let mut random = Random(seed);
         let data = generate::data(&mut random);
@@ -140,7 +140,7 @@ fn a_hundred_thousand_prefixes_compile_exactly_and_fast() {
     let mut text = "version = 1\n[[tier]]\nname = \"t\"\nlocation = [\"JP\"]\ncontrol = [\"JP\"]\n\
          [[tag]]\nname = \"g\"\ntier = \"t\"\nrank = 1\nselect = [{ mark = \"1\" }]\n"
         .to_owned();
-    let mut nets = std::collections::HashSet::new();
+    let mut nets = HashSet::new();
     while nets.len() < 100_000 {
         let length = *random.pick(&[20, 22, 23, 24, 24, 24]);
         // Three thousand /16s, as far apart as real networks are.

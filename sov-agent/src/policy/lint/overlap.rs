@@ -32,6 +32,7 @@ fn repeated(out: &mut Vec<Diagnostic>, tag: &Tag) {
 fn pair(out: &mut Vec<Diagnostic>, a: &Tag, b: &Tag) {
     let rank = a.rank.value;
     let mut crossing: Option<(&Spanned<Selector>, &Spanned<Selector>)> = None;
+    let before = out.len();
     for theirs in &b.select {
         for ours in &a.select {
             match overlap(&ours.value, &theirs.value) {
@@ -51,7 +52,7 @@ fn pair(out: &mut Vec<Diagnostic>, a: &Tag, b: &Tag) {
             }
         }
     }
-    if let Some((ours, theirs)) = crossing {
+    if let Some((ours, theirs)) = crossing.filter(|_| out.len() == before) {
         let message = format!(
             "a packet can match both `{}` and `{}`, which have the same rank {rank}",
             a.name.value, b.name.value

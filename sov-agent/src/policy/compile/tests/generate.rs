@@ -165,6 +165,7 @@ fn rules(random: &mut Random, allow: bool, count: u64) -> String {
     (0..random.below(count + 1)).map(|_| rule(random, allow)).collect()
 }
 
+const COUNTRIES: [&str; 3] = ["JP", "US", "DE"];
 const OPERATORS: [&str; 3] = ["alpha", "beta", "gamma"];
 
 /// Two tiers with a tag each; `ranks` of the tags.
@@ -217,7 +218,10 @@ pub(super) fn policy(random: &mut Random, ranks: [u8; 2]) -> String {
 
 /// Data whose intervals begin where prefixes may.
 pub(super) fn data(random: &mut Random) -> Dataset {
-    let country = |random: &mut Random| Country::new(*random.pick(&["JP", "US", "DE"])).unwrap();
+    let country = |random: &mut Random| {
+        let code: &&str = random.pick(&COUNTRIES);
+        Country::new(code).unwrap()
+    };
     let mut attributes = vec![Attributes::UNKNOWN];
     for _ in 0..12 {
         let operator = random.one_in(2).then(|| Box::from(*random.pick(&OPERATORS)));
