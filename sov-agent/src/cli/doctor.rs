@@ -2,6 +2,8 @@
 //!
 //! Reads /proc and /sys only; what needs a bpf() call to be known belongs to the datapath.
 
+mod tc;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -16,6 +18,7 @@ use super::{
     FINDING, Global, OK,
     output::{Cell, Output, Paint, Table},
 };
+use crate::flowlog::host;
 
 /// Ring buffer 5.8, boot clock in programs 5.8, memcg accounting instead of memlock 5.11.
 const KERNEL_NEEDED: Version = Version(5, 15);
@@ -76,7 +79,8 @@ impl Finding {
 }
 
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
-    let findings = Host::new("/").findings(&args.dir);
+    let mut findings = Host::new("/").findings(&args.dir);
+    findings.extend(competing());
     let missing = findings.iter().filter(|f| f.state == State::Missing).count();
     let mut out = Output::new(global);
     if out.is_json() {
@@ -293,6 +297,38 @@ fn memlock(kernel: Option<Version>) -> Finding {
             "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit",
         ),
     }
+}
+
+/// Programs of others on the way out.
+fn competing() -> Vec<Finding> {
+    let filters = match tc::egress_filters() {
+        Ok(filters) => filters,
+        Err(e) => {
+            let detail = format!("tc filters cannot be listed: {e}");
+            return vec![Finding::warning("competing", detail, "tc filter show dev IF egress")];
+        }
+    };
+    if filters.is_empty() {
+        return vec![Finding::ok("competing", "no tc filters on egress")];
+    }
+    let name = |index: i32| {
+        let index = u32::try_from(index).unwrap_or(0);
+        host::interface_name(index).unwrap_or_else(|| format!("interface {index}"))
+    };
+    (filters.iter())
+        .map(|(&index, kinds)| {
+            let name = name(index);
+            Finding::warning(
+                "competing",
+                format!(
+                    "{name} has {} egress filters in tc ({}): through tcx the agent runs before them, through clsact by priority",
+                    kinds.len(),
+                    kinds.join(", ")
+                ),
+                format!("check that none of them redirects: tc filter show dev {name} egress"),
+            )
+        })
+        .collect()
 }
 
 /// Whether `dir`, or the nearest ancestor that exists, can be written to.

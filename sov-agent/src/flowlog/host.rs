@@ -163,7 +163,8 @@ fn due(read: &mut Option<Instant>) -> bool {
     true
 }
 
-fn interface_name(index: u32) -> Option<String> {
+/// Name of an interface in this network namespace.
+pub fn interface_name(index: u32) -> Option<String> {
     let socket =
         rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM, None)
             .ok()?;
