@@ -141,6 +141,18 @@ fn neighbours_resolve_where_nothing_is_static() {
 }
 
 #[test]
+fn a_container_reaches_the_internet_through_the_host() {
+    require_root!();
+    let lab = Lab::new().unwrap();
+    let pod = lab.pod().unwrap();
+    let _echo = TcpEcho::start(&lab.internet, 443).unwrap();
+    for to in [IpAddr::from(FOUR), SIX.into()] {
+        let tcp = Workload::new(&pod).tcp(to, 443).unwrap();
+        assert!(tcp.ok, "TCP to {to}: {tcp:?}");
+    }
+}
+
+#[test]
 fn nothing_stays_behind() {
     require_root!();
     let name = {

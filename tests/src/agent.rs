@@ -80,13 +80,18 @@ impl Host {
 
     /// A command of the binary with this host's folders, run in `ns`.
     pub fn command(&self, ns: &Netns) -> Result<Command> {
-        let mut command = ns.command(binary()?);
+        Ok(self.command_of(ns, binary()?))
+    }
+
+    /// The same for any program, for example a shell that runs the binary.
+    pub fn command_of(&self, ns: &Netns, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = ns.command(program);
         command
             .env("SOV_STATE_DIR", self.state_dir())
             .env("SOV_RUN_DIR", self.run_dir())
             .env("SOV_PIN_DIR", self.pin_dir())
             .stdin(Stdio::null());
-        Ok(command)
+        command
     }
 
     /// Runs a command of the binary to its end.

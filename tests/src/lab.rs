@@ -17,6 +17,8 @@ use crate::netns::{Netns, run};
 pub const UPLINK: &str = "up0";
 /// The internet's end of the cable.
 pub const FAR: &str = "net0";
+/// Host side of a container's cable.
+pub const POD_SIDE: &str = "pod0";
 pub const WORK_MAC: [u8; 6] = [2, 0x50, 0, 0, 0, 2];
 pub const FAR_MAC: [u8; 6] = [2, 0x50, 0, 0, 0, 1];
 
@@ -91,6 +93,45 @@ impl Lab {
              route add default via fd00:20::1 dev {UPLINK} src {SOURCE6}"
         ))?;
         Ok(lab)
+    }
+
+    /// A container behind the host: `eth0` (10.40.0.2, fd00:40::2) on the host's `pod0`, routed.
+    pub fn pod(&self) -> Result<Netns> {
+        let pod = Netns::new()?;
+        pod.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+        run(std::process::Command::new("ip").args([
+            "link",
+            "add",
+            POD_SIDE,
+            "netns",
+            self.work.name(),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            pod.name(),
+        ]))?;
+        self.work.sysctl("net/ipv4/ip_forward", "1")?;
+        self.work.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        self.work.ip(&format!(
+            "addr add 10.40.0.1/24 dev {POD_SIDE}\n\
+             addr add fd00:40::1/64 dev {POD_SIDE} nodad\n\
+             link set {POD_SIDE} up"
+        ))?;
+        pod.ip("addr add 10.40.0.2/24 dev eth0\n\
+             addr add fd00:40::2/64 dev eth0 nodad\n\
+             link set eth0 up\n\
+             route add default via 10.40.0.1\n\
+             route add default via fd00:40::1")?;
+        self.internet.ip(&format!(
+            "route add 10.40.0.0/24 via {SOURCE4} dev {FAR}\n\
+             route add fd00:40::/64 via {SOURCE6} dev {FAR}"
+        ))?;
+        pod.settle_ipv6("eth0")?;
+        self.work.settle_ipv6(POD_SIDE)?;
+        Ok(pod)
     }
 
     /// Another veth pair between the two namespaces; both ends down, no addresses.

@@ -12,6 +12,8 @@ pub mod netns;
 pub mod packet;
 pub mod privilege;
 pub mod rng;
+pub mod rules;
 pub mod sink;
 pub mod sock;
 pub mod traffic;
+pub mod transcript;

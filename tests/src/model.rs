@@ -143,6 +143,8 @@ impl Attributes {
 pub struct Rows {
     pub list: Vec<(Prefix, Attributes)>,
     by_length: BTreeMap<(bool, u8), HashMap<IpAddr, usize>>,
+    /// First address of each range, to its last and its attributes; asked where no prefix matches.
+    ranges: BTreeMap<IpAddr, (IpAddr, Attributes)>,
 }
 
 impl Rows {
@@ -153,6 +155,16 @@ impl Rows {
         self.list.push((prefix, attributes));
     }
 
+    /// A range that is no prefix. Ranges must not overlap each other.
+    pub fn push_range(&mut self, first: IpAddr, last: IpAddr, attributes: Attributes) {
+        self.ranges.insert(first, (last, attributes));
+    }
+
+    /// First and last address of every range.
+    pub fn ranges(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        self.ranges.iter().map(|(first, (last, _))| (*first, *last))
+    }
+
     pub fn find(&self, address: IpAddr) -> Option<&Attributes> {
         let family = address.is_ipv6();
         for ((_, length), table) in self.by_length.range((family, 0)..=(family, 128)).rev() {
@@ -160,7 +172,8 @@ impl Rows {
                 return Some(&self.list[*index].1);
             }
         }
-        None
+        let (_, (last, attributes)) = self.ranges.range(..=address).next_back()?;
+        (address <= *last && last.is_ipv4() == address.is_ipv4()).then_some(attributes)
     }
 }
 
@@ -276,36 +289,38 @@ fn judge_plain(rows: &Rows, tier: &Tier, query: &Query) -> (bool, Reason) {
 
 /// `None` if location, sources, control and operator are all in the tier's matrix.
 fn matrix(tier: &Tier, known: &Attributes) -> Option<Reason> {
-    let any = |list: &[String]| list.iter().any(|entry| entry == "*");
-    let has = |list: &[String], code: &str| list.iter().any(|entry| entry == code || entry == "*");
-    match &known.location {
-        Location::Country(code) => {
-            if !has(&tier.location, code) {
-                return Some(Reason::ForeignLocation);
-            }
-        }
-        Location::Anycast | Location::Unknown if any(&tier.location) => {}
-        Location::Anycast | Location::Unknown => return Some(Reason::Unlocatable),
+    let has = |list: &[String], word: &str| list.iter().any(|entry| entry == word || entry == "*");
+    let (location, elsewhere) = match &known.location {
+        Location::Country(code) => (code.as_str(), Reason::ForeignLocation),
+        Location::Anycast => ("anycast", Reason::Unlocatable),
+        Location::Unknown => ("unknown", Reason::Unlocatable),
+    };
+    if !has(&tier.location, location) {
+        return Some(elsewhere);
     }
-    if known.sources < tier.min_sources {
+    // Sources agree on a country; anycast has none, and unknown space satisfies no demand for several.
+    let agreed = match known.location {
+        Location::Country(_) => known.sources >= tier.min_sources,
+        Location::Unknown => tier.min_sources < 2,
+        Location::Anycast => true,
+    };
+    if !agreed {
         return Some(Reason::Unlocatable);
     }
-    match &known.control {
-        Control::Country(code) => {
-            if !has(&tier.control, code) {
-                return Some(Reason::ForeignControl);
-            }
-            if tier.catalog_only && !known.catalog {
-                return Some(Reason::UnlistedOperator);
-            }
-        }
-        Control::Contested | Control::Unknown if any(&tier.control) => {}
-        Control::Contested => return Some(Reason::ContestedControl),
-        Control::Unknown if known.asn == 0 => return Some(Reason::Unannounced),
-        Control::Unknown => return Some(Reason::UnlistedOperator),
+    // Nobody announces it: nobody is known to control it, whatever the data says besides.
+    if known.asn == 0 && !tier.control.iter().any(|entry| entry == "*") {
+        return Some(Reason::Unannounced);
+    }
+    let (control, elsewhere) = match &known.control {
+        Control::Country(code) => (code.as_str(), Reason::ForeignControl),
+        Control::Contested => ("contested", Reason::ContestedControl),
+        Control::Unknown => ("unknown", Reason::UnlistedOperator),
+    };
+    if !has(&tier.control, control) {
+        return Some(elsewhere);
     }
     let listed = known.operator.as_ref().is_some_and(|id| tier.operators.contains(id));
-    if !tier.operators.is_empty() && !listed {
+    if tier.catalog_only && !known.catalog || !tier.operators.is_empty() && !listed {
         return Some(Reason::UnlistedOperator);
     }
     None

@@ -70,8 +70,10 @@ pub struct Outcome {
     pub sent: u64,
     /// Send calls that failed.
     pub failed: u64,
-    /// Successful sends by destination or frame (floods).
+    /// Successful sends by destination or frame.
     pub sent_each: Vec<u64>,
+    /// Failed sends by destination or frame (floods).
+    pub failed_each: Vec<u64>,
 }
 
 /// Who sends.

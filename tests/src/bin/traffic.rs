@@ -389,7 +389,8 @@ fn flood_udp(
             sockets[family] = Some(open(task, *destination, libc::SOCK_DGRAM, 0)?);
         }
     }
-    let mut out = Outcome { sent_each: vec![0; to.len()], ..Outcome::default() };
+    let zeros = vec![0; to.len()];
+    let mut out = Outcome { sent_each: zeros.clone(), failed_each: zeros, ..Outcome::default() };
     let mut payload = [0x5au8; 32];
     let mut iov = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
     ready()?;
@@ -455,6 +456,7 @@ fn flood_udp(
                     at += n as usize;
                 } else {
                     out.failed += 1;
+                    out.failed_each[chosen[at].0] += 1;
                     out.errno = out.errno.or(io::Error::last_os_error().raw_os_error());
                     at += 1;
                 }
@@ -487,7 +489,8 @@ fn flood_frames(task: &Task, via: &str, frames: &[Vec<u8>], packets: u64) -> io:
             message
         })
         .collect();
-    let mut out = Outcome { sent_each: vec![0; frames.len()], ..Outcome::default() };
+    let zeros = vec![0; frames.len()];
+    let mut out = Outcome { sent_each: zeros.clone(), failed_each: zeros, ..Outcome::default() };
     ready()?;
     let start = Instant::now();
     while out.sent + out.failed < packets {
@@ -506,6 +509,7 @@ fn flood_frames(task: &Task, via: &str, frames: &[Vec<u8>], packets: u64) -> io:
             } else {
                 // A frame that the hook dropped is an error of this one message (ENOBUFS).
                 out.failed += 1;
+                out.failed_each[at % frames.len()] += 1;
                 out.errno = out.errno.or(io::Error::last_os_error().raw_os_error());
                 at += 1;
             }
