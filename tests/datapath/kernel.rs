@@ -1,0 +1,132 @@
+//! The real programs, loaded by the product's own loader into a bpffs of the test's own.
+
+use std::cell::RefCell;
+
+use sov_agent::{
+    datapath::{Datapath, Options, Pins},
+    policy::image::Image,
+};
+use sov_common::{
+    abi::{COUNTERS, Counter, Ledger, MAX_TAGS, counter_index},
+    verdict::{Reason, Verdict},
+};
+use sov_tests::{
+    agent::Host,
+    bpf::{PerCpuArray, Program, SkBuff},
+};
+
+/// TC_ACT_SHOT, and what the programs return for "go on": TC_ACT_UNSPEC.
+const SHOT: u32 = 2;
+const NEXT: u32 = u32::MAX;
+
+pub(crate) struct Kernel {
+    datapath: RefCell<Datapath>,
+    egress: Program,
+    counters: PerCpuArray,
+    ledger: PerCpuArray,
+    /// Unmounts the pins last.
+    _host: Host,
+}
+
+/// (tag slot, reason, verdict, packets)
+pub(crate) type Moved = (u8, Reason, Verdict, u64);
+
+impl Kernel {
+    pub(crate) fn load() -> Self {
+        let host = Host::new().expect("a bpffs");
+        let options = Options { pins: host.pin_dir(), pass_is_final: false, log: None };
+        let mut datapath = Datapath::load(&options).expect("the programs load");
+        let egress = datapath.program("sov_egress").expect("the egress program");
+        let egress = Program::from_fd(egress.try_clone_to_owned().expect("dup"));
+        let maps = Pins::new(&host.pin_dir()).path().join("maps");
+        let counters =
+            PerCpuArray::open(&maps.join("SOV_COUNTERS"), size_of::<Counter>(), COUNTERS);
+        let ledger = PerCpuArray::open(&maps.join("SOV_LEDGER"), size_of::<Ledger>(), 1);
+        Self {
+            datapath: RefCell::new(datapath),
+            egress,
+            counters: counters.expect("the counters are pinned"),
+            ledger: ledger.expect("the ledger is pinned"),
+            _host: host,
+        }
+    }
+
+    /// Makes the image live; returns its words as the kernel sees them.
+    pub(crate) fn publish(&self, image: &Image, generation: u32) -> Vec<u32> {
+        let words = image.live(generation, epoch());
+        self.datapath.borrow_mut().publish(&words).expect("the image is published");
+        words
+    }
+
+    /// Whether the egress program lets the frame go on.
+    pub(crate) fn passes(&self, frame: &[u8], mark: u32) -> bool {
+        self.try_passes(frame, mark).expect("the kernel takes the frame")
+    }
+
+    /// `None` where the kernel itself builds no packet of the frame (its IP header is cut off).
+    pub(crate) fn try_passes(&self, frame: &[u8], mark: u32) -> Option<bool> {
+        match self.egress.run(frame, &SkBuff::with_mark(mark)) {
+            Ok(SHOT) => Some(false),
+            Ok(NEXT) => Some(true),
+            Ok(other) => panic!("the program returned {other}"),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => None,
+            Err(e) => panic!("test run of a frame of {} bytes: {e}", frame.len()),
+        }
+    }
+
+    /// Packet counters as they stand, flat.
+    pub(crate) fn counters(&self) -> Vec<u64> {
+        let words = self.counters.read().expect("the counters are readable");
+        words.chunks(size_of::<Counter>() / 8).map(|counter| counter[0]).collect()
+    }
+
+    /// Tagged counters that moved since `before`, by slot and reason.
+    pub(crate) fn moved(&self, before: &[u64]) -> Vec<Moved> {
+        let now = self.counters();
+        let mut moved = vec![];
+        for slot in 0..MAX_TAGS as u8 {
+            for reason in Reason::ALL {
+                for verdict in [Verdict::Allow, Verdict::Block, Verdict::WouldBlock] {
+                    let index = counter_index(slot, *reason as u8, verdict as u8) as usize;
+                    if now[index] != before[index] {
+                        moved.push((slot, *reason, verdict, now[index] - before[index]));
+                    }
+                }
+            }
+        }
+        moved
+    }
+
+    /// All packets counted since `before`, under whatever index.
+    pub(crate) fn total(&self, before: &[u64]) -> u64 {
+        self.counters().iter().zip(before).map(|(now, then)| now - then).sum()
+    }
+
+    /// [blocked, recorded, aggregated, suppressed, lost, table_full] over all CPUs.
+    pub(crate) fn ledger(&self) -> [u64; 6] {
+        let words = self.ledger.read().expect("the ledger is readable");
+        words.try_into().expect("six words")
+    }
+
+    pub(crate) fn datapath(&self) -> std::cell::RefMut<'_, Datapath> {
+        self.datapath.borrow_mut()
+    }
+
+    pub(crate) fn program(&self) -> &Program {
+        &self.egress
+    }
+}
+
+pub(crate) fn unix_now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("a clock after 1970").as_secs()
+}
+
+/// Unix seconds minus CLOCK_BOOTTIME seconds.
+fn epoch() -> u32 {
+    // SAFETY: integers only; zero is a valid value.
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: a live timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    (unix_now() - time.tv_sec as u64) as u32
+}

@@ -1,0 +1,124 @@
+//! The real tc program on packets, by BPF_PROG_TEST_RUN: no interface, no waiting, millions of
+//! packets. What only a wire can show is in the e2e tier.
+
+mod differential;
+mod generate;
+mod kernel;
+mod ledger;
+mod swap;
+mod worlds;
+
+use sov_common::verdict::Verdict;
+use sov_tests::{require_root, rules};
+
+use kernel::Kernel;
+
+/// The parser's table, on the kernel and on the same code in memory.
+#[test]
+fn parser_rules() {
+    let kernel = kernel_if_allowed("parser_rules");
+    let image = worlds::compile(rules::POLICY, None);
+    if let Some(kernel) = &kernel {
+        kernel.publish(&image, 1);
+    }
+    let (mut wrong, mut not_built) = (vec![], vec![]);
+    for (description, frame, allow, reason) in rules::rows() {
+        let memory = differential::in_memory(image.words(), 0, &frame, kernel::unix_now());
+        if memory != (allow, reason) {
+            wrong.push(format!("memory: {description}: {memory:?}, expected {allow} {reason:?}"));
+        }
+        let Some(kernel) = &kernel else { continue };
+        let verdict = if allow { Verdict::Allow } else { Verdict::Block };
+        let before = kernel.counters();
+        // The e2e tier sends these few over a wire.
+        let Some(passed) = kernel.try_passes(&frame, rules::MARK) else {
+            not_built.push(description);
+            continue;
+        };
+        let moved = kernel.moved(&before);
+        if passed != allow || moved != [(0, reason, verdict, 1)] {
+            wrong
+                .push(format!("kernel: {description}: {moved:?}, expected {verdict:?} {reason:?}"));
+        }
+        // The same frame without the tag is nobody's business.
+        assert!(kernel.passes(&frame, 0), "untagged: {description}");
+    }
+    eprintln!("not built by the kernel: {not_built:?}");
+    assert!(not_built.len() < 8, "{not_built:?}");
+    assert!(wrong.is_empty(), "{} rows differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// No frame of any length or content makes the program pass what it has not understood, or fail.
+#[test]
+fn truncated_and_damaged_frames_are_judged() {
+    require_root!();
+    let kernel = Kernel::load();
+    let image = worlds::compile(rules::POLICY, None);
+    let words = kernel.publish(&image, 1);
+    let mut rng = sov_tests::rng::Rng::new(0x7272_756e);
+    let (mut judged, mut refused) = (0, 0);
+    let mut expected = std::collections::BTreeMap::new();
+    let before = kernel.counters();
+    for (_, frame, _, _) in &rules::rows() {
+        for _ in 0..200 {
+            let mut frame = frame.clone();
+            if rng.chance(40) {
+                frame.truncate(14 + rng.below(frame.len() - 13));
+            }
+            for _ in 0..rng.below(4) {
+                // Bytes from the ethertype on: the addresses before it decide nothing.
+                let at = 12 + rng.below(frame.len() - 12);
+                frame[at] = rng.u32() as u8;
+            }
+            // The kernel itself refuses to build some of them (too short for an IP header).
+            let Some(passed) = kernel.try_passes(&frame, rules::MARK) else {
+                refused += 1;
+                continue;
+            };
+            judged += 1;
+            let (allow, reason) =
+                differential::in_memory(&words[..], 0, &frame, kernel::unix_now());
+            assert_eq!(passed, allow, "{frame:02x?}");
+            let verdict = if allow { Verdict::Allow } else { Verdict::Block };
+            *expected.entry((reason, verdict as u8)).or_insert(0) += 1;
+        }
+    }
+    let moved: std::collections::BTreeMap<_, _> = kernel
+        .moved(&before)
+        .into_iter()
+        .map(|(_, reason, verdict, packets)| ((reason, verdict as u8), packets))
+        .collect();
+    assert_eq!(moved, expected, "reasons of the kernel and of the same code in memory");
+    eprintln!("{judged} damaged frames judged, {refused} refused by the kernel before the program");
+    assert!(judged > 20_000, "{judged} judged, {refused} refused");
+}
+
+/// The kernel, or nothing where privileges lack: classifier and model are compared all the same.
+fn kernel_if_allowed(test: &str) -> Option<Kernel> {
+    sov_tests::privilege::allowed(test).then(Kernel::load)
+}
+
+#[test]
+fn twenty_random_policies_agree() {
+    let kernel = kernel_if_allowed("twenty_random_policies_agree");
+    let tally = worlds::random_policies(kernel.as_ref(), 20, 12_000);
+    eprintln!("{tally:?}");
+    assert!(tally.packets > 300_000, "{tally:?}");
+    assert!(tally.reasons.len() >= 12, "too few kinds of answers to prove anything: {tally:?}");
+}
+
+#[test]
+fn the_embedded_default_agrees() {
+    let kernel = kernel_if_allowed("the_embedded_default_agrees");
+    let tally = worlds::embedded_default(kernel.as_ref(), 400_000);
+    eprintln!("{tally:?}");
+    assert!(tally.packets > 1_000_000, "{tally:?}");
+}
+
+#[test]
+fn a_hundred_thousand_prefixes_agree() {
+    let kernel = kernel_if_allowed("a_hundred_thousand_prefixes_agree");
+    let tally = worlds::hundred_thousand(kernel.as_ref(), 200_000);
+    eprintln!("{tally:?}");
+    assert!(tally.packets > 1_000_000, "{tally:?}");
+}
