@@ -321,9 +321,8 @@ fn competing() -> Vec<Finding> {
             Finding::warning(
                 "competing",
                 format!(
-                    "{name} has {} egress filters in tc ({}): through tcx the agent runs before them, through clsact by priority",
-                    kinds.len(),
-                    kinds.join(", ")
+                    "{name} has egress filters in tc ({}): through tcx the agent runs before them, through clsact by priority",
+                    kinds.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
                 ),
                 format!("check that none of them redirects: tc filter show dev {name} egress"),
             )

@@ -3,7 +3,11 @@
 //! Replies are parsed with every length checked: a kernel with other structs yields fewer findings, not a
 //! crash.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::Duration,
+};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType,
@@ -24,12 +28,13 @@ const TCA_KIND: u16 = 1;
 const HEADER: usize = 16;
 const TCMSG: usize = 20;
 
-/// Egress filters on clsact queues: interface index -> kinds (`bpf`, `u32`, …), one for each filter.
-pub(super) fn egress_filters() -> io::Result<BTreeMap<i32, Vec<String>>> {
+/// Egress filters on clsact queues: interface index -> kinds (`bpf`, `u32`, …). One filter may
+/// appear as several objects, so there is no count.
+pub(super) fn egress_filters() -> io::Result<BTreeMap<i32, BTreeSet<String>>> {
     let mut found = BTreeMap::new();
     for (index, kind) in dump(RTM_GETQDISC, 0, 0)? {
         if kind == "clsact" {
-            found.insert(index, Vec::new());
+            found.insert(index, BTreeSet::new());
         }
     }
     for (&index, kinds) in &mut found {
