@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 
 pub mod check;
+pub mod detach;
 pub mod doctor;
 pub mod explain;
 pub mod flows;
@@ -14,6 +15,7 @@ pub mod inputs;
 pub mod logging;
 pub mod lookup;
 pub mod output;
+pub mod run;
 pub mod status;
 
 /// Done, or everything is as wished.
@@ -66,6 +68,10 @@ pub enum Color {
 #[derive(clap::Subcommand, Debug)]
 #[expect(clippy::large_enum_variant, reason = "made once, when the program starts")]
 enum Command {
+    /// Guards this host: attaches, enforces, records
+    Run(run::Args),
+    /// Removes the programs that a stopped agent left in force
+    Detach(detach::Args),
     /// Whether a policy may be used, and everything that is wrong with it
     Check(check::Args),
     /// What the policy says about destinations, and why
@@ -85,6 +91,8 @@ impl Cli {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         let global = &self.global;
         match &self.command {
+            Command::Run(args) => run::run(args, global),
+            Command::Detach(args) => detach::run(args, global),
             Command::Check(args) => check::run(args, global),
             Command::Explain(args) => explain::run(args, global),
             Command::Doctor(args) => doctor::run(args, global),

@@ -13,7 +13,7 @@ mod sys;
 
 pub use attach::{Attached, Direction};
 pub use cgroup::{Cgroup, CgroupRoot};
-pub use events::EventReader;
+pub use events::{EventReader, KernelLog};
 pub use interfaces::{Interface, InterfaceWatch, default_route_interfaces, interfaces};
 pub use loader::{Datapath, Options, Pins};
 pub use slot::LiveImage;

@@ -1,5 +1,6 @@
 //! The agent's library: policy compiler, data, datapath, flow log, control.
 
+pub mod agent;
 pub mod cli;
 pub mod control;
 pub mod data;

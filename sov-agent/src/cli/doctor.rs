@@ -39,7 +39,7 @@ const CAP_BPF: u32 = 39;
 Exit status: 0 nothing needed is missing, 1 something is.")]
 pub struct Args {
     /// Folder of the flow journal that is checked
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/sov/flows")]
+    #[arg(long, value_name = "DIR", default_value_os_t = crate::agent::Paths::from_env().journal())]
     dir: PathBuf,
 }
 

@@ -23,10 +23,7 @@ use super::{
     output::{Output, Paint, clean},
 };
 use crate::flowlog::{
-    journal::{
-        DEFAULT_DIR,
-        reader::{Line, POLL, Reader, Start},
-    },
+    journal::reader::{Line, POLL, Reader, Start},
     record::{FlowRecord, Kind, protocol_name},
     words::Word as _,
 };
@@ -82,7 +79,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// Folder of the journal
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+    #[arg(long, value_name = "DIR", default_value_os_t = crate::agent::Paths::from_env().journal())]
     dir: PathBuf,
 }
 

@@ -17,8 +17,8 @@ use super::{
     output::{Cell, Output, Paint, Table, clean},
 };
 use crate::{
+    agent::Paths,
     control::{
-        DEFAULT_SOCKET,
         client::{self, ClientError},
         status::{Link, Status},
     },
@@ -37,10 +37,10 @@ const PIN_DEPTH: usize = 4;
 Exit status: 0 the agent runs, 1 it does not but pinned links go on enforcing, 2 neither.")]
 pub struct Args {
     /// Control socket of the agent
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET)]
+    #[arg(long, value_name = "FILE", default_value_os_t = Paths::from_env().socket())]
     socket: PathBuf,
     /// Where pins are looked for when no agent answers
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sov")]
+    #[arg(long, value_name = "DIR", default_value_os_t = Paths::from_env().pins)]
     pins: PathBuf,
 }
 

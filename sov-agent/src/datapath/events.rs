@@ -1,6 +1,10 @@
-//! The ring buffer of first packets.
+//! The ring buffer of first packets, and the kernel-side log.
 
-use aya::maps::{MapData, RingBuf};
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+};
+use aya_log::EbpfLogger;
 use sov_common::abi::Event;
 
 /// Reads events. The kernel never waits for it: what it does not read in time is counted as lost.
@@ -19,5 +23,19 @@ impl EventReader {
             }
             log::warn!("ring buffer item of {} bytes, expected {}", item.len(), size_of::<Event>());
         }
+    }
+}
+
+/// Messages of the kernel programs, for debugging. Exists only when a level was chosen at load.
+pub struct KernelLog(EbpfLogger<&'static dyn log::Log>);
+
+impl KernelLog {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Option<Self> {
+        EbpfLogger::init(ebpf).inspect_err(|e| log::warn!("kernel-side log: {e}")).ok().map(Self)
+    }
+
+    /// Passes waiting messages to the logger.
+    pub fn flush(&mut self) {
+        self.0.flush();
     }
 }

@@ -16,7 +16,7 @@ use sov_common::abi::{ABI_VERSION, FlowKey, FlowValue, Ledger};
 
 use super::{
     Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
-    LiveImage, attach, slot, stats,
+    KernelLog, LiveImage, attach, slot, stats,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
@@ -184,9 +184,9 @@ impl Datapath {
         &self.pins
     }
 
-    /// The object, for the kernel-side log.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// The kernel-side log; can be taken once.
+    pub fn kernel_log(&mut self) -> Option<KernelLog> {
+        KernelLog::new(&mut self.ebpf)
     }
 
     /// Makes `words` the live image: see [`slot::publish`].
@@ -241,6 +241,12 @@ impl Datapath {
 
     pub fn take_flow(&self, key: &FlowKey) -> Result<Option<FlowValue>, DatapathError> {
         stats::take_flow(&self.ebpf, key)
+    }
+
+    /// Kernel id of a pinned link.
+    pub fn link_id(&self, name: &str) -> Option<u32> {
+        let link = aya::programs::links::PinnedLink::from_pin(self.pins.link(name)).ok()?;
+        aya::programs::links::FdLink::from(link).info().ok().map(|info| info.id())
     }
 
     /// A loaded tc program (`sov_egress`, `sov_egress_l3`, …), for test runs.

@@ -1,0 +1,237 @@
+//! Starting, reloading and the regular work of a node.
+
+use std::{fs, io, path::PathBuf, sync::Arc, time::Instant};
+
+use super::{
+    Config,
+    live::{self, Live},
+    recorder::Recorder,
+    wiring::Wiring,
+};
+use crate::{
+    cli::inputs,
+    data::dataset::Dataset,
+    datapath::{CgroupRoot, Datapath, DatapathError, KernelLog, Options},
+    flowlog::{
+        enrich::{Clock, Enricher},
+        host::{LiveFacts, cgroup_root},
+        journal::{Journal, JournalError, Settings},
+        record::Host,
+    },
+    policy::{Diagnostic, Parsed},
+};
+
+/// Why a node does not start, or a reload changes nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the policy {name} has {errors} errors; nothing was changed")]
+    Policy { name: String, errors: usize, findings: Vec<Diagnostic>, source_text: Box<Parsed> },
+    #[error("{0:#}")]
+    Input(anyhow::Error),
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// A running node.
+pub struct Core {
+    pub(super) config: Config,
+    pub(super) datapath: Datapath,
+    /// `None` where no cgroup v2 hierarchy is mounted: no socket hooks.
+    pub(super) cgroups: Option<CgroupRoot>,
+    pub(super) data: Arc<Dataset>,
+    pub(super) parsed: Parsed,
+    pub(super) live: Live,
+    pub(super) wiring: Wiring,
+    pub(super) recorder: Recorder,
+    pub(super) started: u64,
+    pub(super) since: Instant,
+    kernel_log: Option<KernelLog>,
+    last_check: Instant,
+}
+
+impl Core {
+    /// Compiles, loads, publishes, attaches. On an error nothing that was live has changed.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let started = inputs::now();
+        let (parsed, data) = read(&config, started)?;
+        let data = Arc::new(data);
+        let cgroups = match CgroupRoot::discover(config.paths.cgroups.as_deref()) {
+            Ok(root) => Some(root),
+            Err(e) if config.paths.cgroups.is_some() || live::names_cgroups(&parsed) => {
+                return Err(e.into());
+            }
+            Err(e) => {
+                log::warn!("{e}; blocked connections are not refused at once, their packets are");
+                None
+            }
+        };
+        for path in [&config.paths.state, &config.paths.run] {
+            fs::create_dir_all(path)
+                .map_err(|source| StartError::Io { path: path.clone(), source })?;
+        }
+        // The journal's lock is what keeps a second agent out.
+        let settings = Settings::new(config.paths.journal());
+        let (journal, repairs) = Journal::open(settings, Clock::sample().unix(live::boottime()))?;
+        for repair in repairs {
+            log::warn!(
+                "journal {}: a torn line at byte {} was set aside",
+                repair.segment.display(),
+                repair.offset
+            );
+        }
+        let facts = Box::new(LiveFacts::new(cgroup_root()));
+        let enricher = Enricher::new(Host::current(), Clock::sample(), Arc::clone(&data), facts);
+
+        let mut datapath = Datapath::load(&Options {
+            pins: config.paths.pins.clone(),
+            pass_is_final: config.pass_is_final,
+            log: config.kernel_log,
+        })?;
+        let events = datapath.take_events()?;
+        let mut recorder = Recorder::new(events, enricher, journal);
+        let saved = live::saved(&config.paths.live_image(), &datapath)?;
+        if let Some((generation, meta)) = &saved {
+            recorder.learn(*generation, Arc::clone(meta));
+        }
+        let live = Live::publish(
+            &mut datapath,
+            &parsed,
+            &data,
+            cgroups.as_ref(),
+            saved,
+            &mut recorder,
+            &config.paths.live_image(),
+        )?;
+        let kernel_log = config.kernel_log.and_then(|_| datapath.kernel_log());
+        let mut core = Self {
+            wiring: Wiring::new(&config.interfaces)?,
+            config,
+            datapath,
+            cgroups,
+            data,
+            parsed,
+            live,
+            recorder,
+            started,
+            since: Instant::now(),
+            kernel_log,
+            last_check: Instant::now(),
+        };
+        if let Some(root) = &core.cgroups {
+            core.wiring.attach_sockets(&mut core.datapath, root)?;
+        }
+        core.wiring.rescan(&mut core.datapath, &core.live.meta, &core.parsed)?;
+        Ok(core)
+    }
+
+    /// Events to records; interfaces and cgroups as they are now.
+    pub(super) fn tick(&mut self) {
+        if let Some(log) = &mut self.kernel_log {
+            log.flush();
+        }
+        self.recorder.tick(&self.datapath);
+        let changed = self.wiring.changed();
+        if changed || self.last_check.elapsed().as_millis() >= 500 {
+            self.last_check = Instant::now();
+            // The image knows interfaces and cgroups by number: new numbers, new image. First the image,
+            // then the links: what is attached is judged by what it is.
+            match live::environment(&self.parsed, self.cgroups.as_ref(), &self.live.meta) {
+                Ok(environment)
+                    if environment.cgroups != self.live.environment.cgroups
+                        || environment.interfaces != self.live.environment.interfaces =>
+                {
+                    if !self.republish() {
+                        // Said once; tried again when something changes again.
+                        self.live.environment = environment;
+                    }
+                }
+                Ok(_) => {}
+                Err(e) => log::error!("{e}"),
+            }
+            if let Err(e) = self.wiring.rescan(&mut self.datapath, &self.live.meta, &self.parsed) {
+                log::error!("{e}");
+            }
+        }
+    }
+
+    /// Reads policy and data again. What cannot be used changes nothing.
+    pub(super) fn reload(&mut self) {
+        match read(&self.config, inputs::now()) {
+            Ok((parsed, data)) => {
+                let (old_parsed, old_data) = (
+                    std::mem::replace(&mut self.parsed, parsed),
+                    std::mem::replace(&mut self.data, Arc::new(data)),
+                );
+                if self.republish() {
+                    self.recorder.use_data(Arc::clone(&self.data));
+                } else {
+                    self.parsed = old_parsed;
+                    self.data = old_data;
+                }
+            }
+            Err(e) => report(&e),
+        }
+    }
+
+    /// A new image from the policy and data at hand; `false` = the old one goes on.
+    fn republish(&mut self) -> bool {
+        let before = Some((self.live.generation, Arc::clone(&self.live.meta)));
+        match Live::publish(
+            &mut self.datapath,
+            &self.parsed,
+            &self.data,
+            self.cgroups.as_ref(),
+            before,
+            &mut self.recorder,
+            &self.config.paths.live_image(),
+        ) {
+            Ok(live) => {
+                log::info!("generation {} is live: {}", live.generation, live.meta.name);
+                self.live = live;
+                true
+            }
+            Err(e) => {
+                report(&e);
+                false
+            }
+        }
+    }
+
+    /// Everything that the kernel counted so far goes on record.
+    pub(super) fn flush(&mut self) {
+        self.recorder.flush(&self.datapath);
+    }
+
+    /// Removes every link and map: enforcement ends.
+    pub fn detach(self) -> io::Result<()> {
+        self.datapath.pins().remove()
+    }
+
+    pub fn pinned_links(&self) -> usize {
+        self.datapath.pins().links().map_or(0, |links| links.len())
+    }
+
+    pub fn pin_folder(&self) -> PathBuf {
+        self.datapath.pins().path().to_path_buf()
+    }
+}
+
+fn read(config: &Config, now: u64) -> Result<(Parsed, Dataset), StartError> {
+    let source = inputs::read_policy(config.policy.as_deref(), None).map_err(StartError::Input)?;
+    let data = inputs::read_data(config.data.as_deref(), now).map_err(StartError::Input)?;
+    Ok((crate::policy::parse(source), data))
+}
+
+/// The error, and for a policy every finding with its line.
+pub(crate) fn report(error: &StartError) {
+    if let StartError::Policy { findings, source_text, .. } = error {
+        for finding in findings {
+            log::error!("{}", finding.render(&source_text.source, false));
+        }
+    }
+    log::error!("{error}");
+}

@@ -1,0 +1,139 @@
+//! `run`: the daemon. Attach, enforce, record, answer the control socket.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+
+use super::{Global, OK, logging};
+use crate::{
+    agent::{Config, Core, Paths, StartError, serve},
+    control::status::Status,
+    metrics,
+    policy::diagnostic::MAX_DIAGNOSTICS,
+};
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  sov-agent run
+  sov-agent run --policy /etc/sov/policy.toml --interface eth0
+  sov-agent -vv run --policy policy.toml
+  sov-agent run --detach
+
+Without options: the embedded profile in audit mode, on every interface that a default route leads
+through. SIGHUP reads policy and data again. SIGINT or SIGTERM end the agent; enforcement stays on
+without it, unless --detach was given. `sov-agent detach` removes what a stopped agent left.
+
+Exit status: 0 stopped cleanly, 2 could not start (nothing was changed).")]
+pub struct Args {
+    /// Policy file; without it the embedded profile two-tier-govcloud in audit mode
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Folder with MMDB files, prefix lists and operators.csv over the embedded data
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Uplinks to guard; without it every interface with a default route, now and later
+    #[arg(long = "interface", value_name = "NAME", num_args = 1..)]
+    interfaces: Vec<String>,
+    /// Packets that pass are final: tc programs of others that come later do not see them
+    #[arg(long)]
+    pass_is_final: bool,
+    /// Remove all programs when the agent stops: nothing is enforced without it
+    #[arg(long)]
+    detach: bool,
+    /// Where Prometheus may ask, or `off`
+    #[arg(long, value_name = "ADDRESS", default_value_t = metrics::DEFAULT_ADDRESS.to_string())]
+    metrics: String,
+}
+
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let metrics: Option<SocketAddr> = match args.metrics.as_str() {
+        "off" => None,
+        address => Some(address.parse().with_context(|| {
+            format!("--metrics {address}: write an address and port such as 127.0.0.1:9477, or off")
+        })?),
+    };
+    let config = Config {
+        paths: Paths::from_env(),
+        policy: args.policy.clone(),
+        data: args.data.clone(),
+        interfaces: args.interfaces.clone(),
+        pass_is_final: args.pass_is_final,
+        metrics,
+        // -vv shows what the kernel programs say.
+        kernel_log: match global.verbose {
+            0 | 1 => None,
+            2 => Some(log::Level::Debug),
+            _ => Some(log::Level::Trace),
+        },
+    };
+    let core = Core::start(config.clone()).map_err(explain)?;
+    summary(&core.status()?);
+    let core = serve(core, &config)?;
+    farewell(core, args.detach)?;
+    Ok(ExitCode::from(OK))
+}
+
+/// Findings of a policy are shown with their lines before the error itself.
+fn explain(error: StartError) -> anyhow::Error {
+    if let StartError::Policy { findings, source_text, .. } = &error {
+        for finding in findings.iter().filter(|f| f.is_error()).take(MAX_DIAGNOSTICS) {
+            logging::plain(&finding.render(&source_text.source, false));
+        }
+    }
+    error.into()
+}
+
+/// What is guarded now, in the words of whoever started it.
+fn summary(status: &Status) {
+    let policy = &status.policy;
+    let source = policy.source.as_deref().unwrap_or("embedded profile");
+    logging::plain(&format!(
+        "policy {} ({source}), generation {}, hash {}",
+        policy.name,
+        policy.generation,
+        policy.hash.get(..16).unwrap_or(&policy.hash)
+    ));
+    for tag in &status.tags {
+        let mode = match tag.mode.as_str() {
+            "audit" => "audit: recorded, nothing is blocked",
+            mode => mode,
+        };
+        logging::plain(&format!("  tag {} -> tier {} ({mode})", tag.name, tag.tier));
+    }
+    match &policy.untagged {
+        Some(tag) => logging::plain(&format!("  everything else -> tag {tag}")),
+        None => logging::plain("  everything else passes, unjudged"),
+    }
+    for data in &status.datasets {
+        let stale = if data.stale { ", STALE" } else { "" };
+        logging::plain(&format!("data {}: {} days old{stale}", data.id, data.age_seconds / 86_400));
+    }
+    for interface in &status.interfaces {
+        let hooks: Vec<_> = interface.links.iter().map(|l| l.hook.as_str()).collect();
+        logging::plain(&format!("guarding {} ({})", interface.name, hooks.join(", ")));
+    }
+    if let Some(cgroup) = &status.cgroup {
+        let hooks: Vec<_> = cgroup.links.iter().map(|l| l.hook.as_str()).collect();
+        logging::plain(&format!("guarding sockets below {} ({})", cgroup.path, hooks.join(", ")));
+    }
+    logging::plain(&format!("flow log {}", status.journal.dir.display()));
+    for warning in &status.warnings {
+        log::warn!("{warning}");
+    }
+    logging::plain("ready; stop with Ctrl-C");
+}
+
+fn farewell(core: Core, detach: bool) -> anyhow::Result<()> {
+    let (links, folder) = (core.pinned_links(), core.pin_folder());
+    if detach {
+        core.detach().with_context(|| format!("removing the pins in {}", folder.display()))?;
+        logging::plain("stopped; all programs are removed, nothing is enforced any more");
+    } else {
+        logging::plain(&format!(
+            "stopped; enforcement stays on: {links} links are pinned in {}. `sov-agent run` takes \
+             over, `sov-agent detach` removes them",
+            folder.display()
+        ));
+    }
+    Ok(())
+}
