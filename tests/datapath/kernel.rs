@@ -7,7 +7,7 @@ use sov_agent::{
     policy::image::Image,
 };
 use sov_common::{
-    abi::{COUNTERS, Counter, Ledger, MAX_TAGS, counter_index},
+    abi::{Counter, Ledger, counter_index},
     verdict::{Reason, Verdict},
 };
 use sov_tests::{
@@ -19,9 +19,14 @@ use sov_tests::{
 const SHOT: u32 = 2;
 const NEXT: u32 = u32::MAX;
 
+/// Tag slots that the tests look at, from 0, and their counters: reading all takes milliseconds.
+const SLOTS: u8 = 4;
+const READ: u32 = counter_index(SLOTS, 0, 0);
+
 pub(crate) struct Kernel {
     datapath: RefCell<Datapath>,
     egress: Program,
+    ingress: Program,
     counters: PerCpuArray,
     ledger: PerCpuArray,
     /// Unmounts the pins last.
@@ -38,13 +43,15 @@ impl Kernel {
         let mut datapath = Datapath::load(&options).expect("the programs load");
         let egress = datapath.program("sov_egress").expect("the egress program");
         let egress = Program::from_fd(egress.try_clone_to_owned().expect("dup"));
+        let ingress = datapath.program("sov_ingress").expect("the ingress program");
+        let ingress = Program::from_fd(ingress.try_clone_to_owned().expect("dup"));
         let maps = Pins::new(&host.pin_dir()).path().join("maps");
-        let counters =
-            PerCpuArray::open(&maps.join("SOV_COUNTERS"), size_of::<Counter>(), COUNTERS);
+        let counters = PerCpuArray::open(&maps.join("SOV_COUNTERS"), size_of::<Counter>(), READ);
         let ledger = PerCpuArray::open(&maps.join("SOV_LEDGER"), size_of::<Ledger>(), 1);
         Self {
             datapath: RefCell::new(datapath),
             egress,
+            ingress,
             counters: counters.expect("the counters are pinned"),
             ledger: ledger.expect("the ledger is pinned"),
             _host: host,
@@ -65,13 +72,12 @@ impl Kernel {
 
     /// `None` where the kernel itself builds no packet of the frame (its IP header is cut off).
     pub(crate) fn try_passes(&self, frame: &[u8], mark: u32) -> Option<bool> {
-        match self.egress.run(frame, &SkBuff::with_mark(mark)) {
-            Ok(SHOT) => Some(false),
-            Ok(NEXT) => Some(true),
-            Ok(other) => panic!("the program returned {other}"),
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => None,
-            Err(e) => panic!("test run of a frame of {} bytes: {e}", frame.len()),
-        }
+        answer(&self.egress, frame, mark)
+    }
+
+    /// The same for the program at the ingress of a workload's interface.
+    pub(crate) fn enters(&self, frame: &[u8], mark: u32) -> Option<bool> {
+        answer(&self.ingress, frame, mark)
     }
 
     /// Packet counters as they stand, flat.
@@ -84,7 +90,7 @@ impl Kernel {
     pub(crate) fn moved(&self, before: &[u64]) -> Vec<Moved> {
         let now = self.counters();
         let mut moved = vec![];
-        for slot in 0..MAX_TAGS as u8 {
+        for slot in 0..SLOTS {
             for reason in Reason::ALL {
                 for verdict in [Verdict::Allow, Verdict::Block, Verdict::WouldBlock] {
                     let index = counter_index(slot, *reason as u8, verdict as u8) as usize;
@@ -97,7 +103,7 @@ impl Kernel {
         moved
     }
 
-    /// All packets counted since `before`, under whatever index.
+    /// All tagged packets counted since `before`.
     pub(crate) fn total(&self, before: &[u64]) -> u64 {
         self.counters().iter().zip(before).map(|(now, then)| now - then).sum()
     }
@@ -114,6 +120,16 @@ impl Kernel {
 
     pub(crate) fn program(&self) -> &Program {
         &self.egress
+    }
+}
+
+fn answer(program: &Program, frame: &[u8], mark: u32) -> Option<bool> {
+    match program.run(frame, &SkBuff::with_mark(mark)) {
+        Ok(SHOT) => Some(false),
+        Ok(NEXT) => Some(true),
+        Ok(other) => panic!("the program returned {other}"),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => None,
+        Err(e) => panic!("test run of a frame of {} bytes: {e}", frame.len()),
     }
 }
 

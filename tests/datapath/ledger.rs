@@ -25,7 +25,7 @@ fn the_ledger_balances_under_a_flood_of_distinct_flows() {
         for sender in 0..2u32 {
             scope.spawn(move || {
                 for i in 0..EACH {
-                    let to = std::net::Ipv4Addr::from(0xc633_6400 | i % 64);
+                    let to = std::net::Ipv4Addr::from(0xc633_6400 | (i % 64));
                     let port = (i / 64) as u16;
                     let segment =
                         udp(SOURCE4.into(), to.into(), 20_000 + sender as u16, port, b"flood");

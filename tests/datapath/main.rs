@@ -2,6 +2,7 @@
 //! packets. What only a wire can show is in the e2e tier.
 
 mod differential;
+mod exact;
 mod generate;
 mod kernel;
 mod ledger;
@@ -40,12 +41,45 @@ fn parser_rules() {
             wrong
                 .push(format!("kernel: {description}: {moved:?}, expected {verdict:?} {reason:?}"));
         }
+        // A packet from a workload is judged alike where it enters the host.
+        let before = kernel.counters();
+        let entered = kernel.enters(&frame, rules::MARK);
+        let moved = kernel.moved(&before);
+        if entered != Some(allow) || moved != [(0, reason, verdict, 1)] {
+            wrong.push(format!(
+                "ingress: {description}: {moved:?}, expected {verdict:?} {reason:?}"
+            ));
+        }
         // The same frame without the tag is nobody's business.
         assert!(kernel.passes(&frame, 0), "untagged: {description}");
     }
     eprintln!("not built by the kernel: {not_built:?}");
     assert!(not_built.len() < 8, "{not_built:?}");
     assert!(wrong.is_empty(), "{} rows differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The verifier accepts every program, and every map opens with its user-side type.
+#[test]
+fn every_program_loads_and_every_map_opens() {
+    require_root!();
+    let kernel = Kernel::load();
+    let mut datapath = kernel.datapath();
+    datapath.load_all().expect("every program is accepted");
+    assert!(datapath.live().expect("SOV_IMAGE opens").is_none(), "no image before the first");
+    assert!(datapath.counters().expect("SOV_COUNTERS opens").is_empty());
+    assert_eq!(datapath.ledger().expect("SOV_LEDGER opens"), Default::default());
+    assert!(datapath.flows().expect("SOV_FLOWS opens").is_empty());
+    assert!(datapath.take_events().expect("SOV_EVENTS opens").next_event().is_none());
+}
+
+/// Before an image is live nothing may leave, tagged or not.
+#[test]
+fn without_an_image_nothing_passes() {
+    require_root!();
+    let kernel = Kernel::load();
+    let (_, frame, _, _) = &rules::rows()[0];
+    assert!(!kernel.passes(frame, rules::MARK));
+    assert!(!kernel.passes(frame, 0));
 }
 
 /// No frame of any length or content makes the program pass what it has not understood, or fail.

@@ -69,7 +69,7 @@ fn a_swap_under_a_million_packets_is_exact() {
         });
         let mut generation = 2;
         while !done.load(Ordering::Relaxed) {
-            kernel.publish(&images[generation as usize % 2 ^ 1], generation);
+            kernel.publish(&images[(generation as usize % 2) ^ 1], generation);
             swaps.fetch_add(1, Ordering::Relaxed);
             generation += 1;
         }

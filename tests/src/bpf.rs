@@ -127,7 +127,7 @@ impl Program {
     }
 }
 
-/// A per-CPU array map, read whole.
+/// A per-CPU array map, or its first entries, read in one go.
 pub struct PerCpuArray {
     fd: OwnedFd,
     /// Bytes of one value on one CPU, rounded up to 8 as the kernel does.
@@ -137,6 +137,7 @@ pub struct PerCpuArray {
 }
 
 impl PerCpuArray {
+    /// `entries` may be fewer than the map has.
     pub fn open(path: &Path, value: usize, entries: u32) -> Result<Self> {
         let fd = open_pin(path)?;
         Ok(Self { fd, value: value.next_multiple_of(8), entries, cpus: possible_cpus()? })

@@ -95,13 +95,16 @@ impl Example {
     }
 }
 
+/// Makes a shell for a command of root: in a namespace, with folders of its own.
+pub type Prepare<'a> = dyn Fn(&str) -> Result<Command> + 'a;
+
 /// Runs a document's steps in `dir`, with `bin` first in PATH. Returns the failures, in words.
-/// Root commands run only with `root`; then `command` may prepare them (namespace, folders).
+/// Commands of root run only with `root`.
 pub fn execute(
     steps: &[Step],
     dir: &Path,
     bin: &Path,
-    root: Option<&dyn Fn(&str) -> Result<Command>>,
+    root: Option<&Prepare<'_>>,
 ) -> Result<Vec<String>> {
     let mut failures = vec![];
     for step in steps {
