@@ -35,18 +35,36 @@ pub(crate) struct Verdict {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Members {
     any: bool,
-    countries: HashSet<Country>,
+    /// A bit for each pair of letters.
+    countries: [u64; 11],
     /// `anycast` or `contested`.
     special: bool,
     unknown: bool,
 }
 
 impl Members {
+    /// Word and bit of a country; its letters are upper-case ASCII.
+    fn place(country: Country) -> (usize, u64) {
+        let [a, b] = country.to_bytes().map(|letter| usize::from(letter.wrapping_sub(b'A')) % 26);
+        let index = a * 26 + b;
+        (index / 64, 1 << (index % 64))
+    }
+
+    fn add(&mut self, country: Country) {
+        let (word, bit) = Self::place(country);
+        self.countries[word] |= bit;
+    }
+
+    fn has(&self, country: Country) -> bool {
+        let (word, bit) = Self::place(country);
+        self.countries[word] & bit != 0
+    }
+
     pub(crate) fn locations(set: &Set<Location>) -> Self {
         let mut members = Self { any: matches!(set, Set::Any), ..Self::default() };
         for item in set.items() {
             match item.value {
-                Location::Country(country) => drop(members.countries.insert(country)),
+                Location::Country(country) => members.add(country),
                 Location::Anycast => members.special = true,
                 Location::Unknown => members.unknown = true,
             }
@@ -58,7 +76,7 @@ impl Members {
         let mut members = Self { any: matches!(set, Set::Any), ..Self::default() };
         for item in set.items() {
             match item.value {
-                Control::Country(country) => drop(members.countries.insert(country)),
+                Control::Country(country) => members.add(country),
                 Control::Contested => members.special = true,
                 Control::Unknown => members.unknown = true,
             }
@@ -84,7 +102,7 @@ impl Matrix {
         let location = &self.location;
         let located = location.any
             || match to.location {
-                Location::Country(country) => location.countries.contains(&country),
+                Location::Country(country) => location.has(country),
                 Location::Anycast => location.special,
                 Location::Unknown => location.unknown,
             };
@@ -110,7 +128,7 @@ impl Matrix {
         }
         let controlled = control.any
             || match to.control {
-                Control::Country(country) => control.countries.contains(&country),
+                Control::Country(country) => control.has(country),
                 Control::Contested => control.special,
                 Control::Unknown => control.unknown,
             };

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::policy::{
     diagnostic::{Diagnostic, Source, Span},
-    image::{ChainEntry, Final},
+    image::{ChainEntry, Final, PortRange},
     meta::{RuleKind, RuleMeta},
     model::{Policy, Rule, Target},
 };
@@ -50,9 +50,21 @@ pub(crate) fn collect(policy: &Policy, source: &Source) -> Result<Rules, Box<Dia
     for (tier, written) in policy.tiers.iter().enumerate() {
         for (kind, rules) in [(RuleKind::Deny, &written.deny), (RuleKind::Allow, &written.allow)] {
             for rule in rules {
-                let meta = describe(rule, kind, &written.name.value, source);
-                let kind = meta.kind;
-                let id = ids.give(&mut out.meta, meta, rule)?;
+                let (kind, operator) = match &rule.target.value {
+                    Target::Operator(id) => (RuleKind::OperatorDeny, Some(id.as_str())),
+                    Target::Prefix(_) => (kind, None),
+                };
+                let likeness = Likeness {
+                    tier,
+                    kind,
+                    operator,
+                    ports: rule.ports.as_deref(),
+                    until: rule.until.as_ref().map(|until| until.value),
+                    words: [&rule.owner, &rule.ticket, &rule.reason],
+                };
+                let id = ids.give(&mut out.meta, likeness, &rule.span, || {
+                    describe(rule, kind, &written.name.value, source)
+                })?;
                 let entry =
                     Entry { tier, kind, verdict: verdict(rule, kind, id), span: rule.span.clone() };
                 match &rule.target.value {
@@ -95,10 +107,7 @@ fn describe(rule: &Rule, kind: RuleKind, tier: &str, source: &Source) -> RuleMet
     };
     match &rule.target.value {
         Target::Prefix(net) => meta.prefix = Some(net.to_string()),
-        Target::Operator(id) => {
-            meta.kind = RuleKind::OperatorDeny;
-            meta.operator = Some(id.clone());
-        }
+        Target::Operator(id) => meta.operator = Some(id.clone()),
     }
     meta
 }
@@ -124,33 +133,42 @@ fn verdict(rule: &Rule, kind: RuleKind, id: u16) -> Verdict {
 }
 
 /// What makes rules of a large policy the same but for their prefix.
-type Likeness = (RuleMeta, Option<Vec<crate::policy::image::PortRange>>);
-
-struct Ids {
-    share: bool,
-    known: HashMap<Likeness, u16>,
+#[derive(PartialEq, Eq, Hash)]
+struct Likeness<'p> {
+    tier: usize,
+    kind: RuleKind,
+    operator: Option<&'p str>,
+    ports: Option<&'p [PortRange]>,
+    until: Option<u32>,
+    /// Owner, ticket, reason.
+    words: [&'p Option<String>; 3],
 }
 
-impl Ids {
+struct Ids<'p> {
+    share: bool,
+    known: HashMap<Likeness<'p>, u16>,
+}
+
+impl<'p> Ids<'p> {
     fn give(
         &mut self,
         list: &mut Vec<RuleMeta>,
-        meta: RuleMeta,
-        rule: &Rule,
+        likeness: Likeness<'p>,
+        span: &Span,
+        describe: impl FnOnce() -> RuleMeta,
     ) -> Result<u16, Box<Diagnostic>> {
         if !self.share {
-            list.push(meta);
-            return number(list, &rule.span);
+            list.push(describe());
+            return number(list, span);
         }
-        let likeness = (RuleMeta { line: 0, prefix: None, ..meta.clone() }, rule.ports.clone());
         if let Some(id) = self.known.get(&likeness) {
             let first = &mut list[usize::from(*id) - 1];
             first.entries += 1;
             first.prefix = None;
             return Ok(*id);
         }
-        list.push(meta);
-        let id = number(list, &rule.span)?;
+        list.push(describe());
+        let id = number(list, span)?;
         self.known.insert(likeness, id);
         Ok(id)
     }
@@ -272,17 +290,25 @@ impl Stage {
                     self.too_long(rules, index, verdict.chain.len());
                     verdict.chain.truncate(MAX_CHAIN as usize);
                 }
-                let next = self.verdicts.len() as u32;
-                own[tier].rules = *interned.entry(verdict.clone()).or_insert(next);
-                if own[tier].rules == next {
-                    self.verdicts.push(verdict);
+                own[tier].rules = match interned.get(&verdict) {
+                    Some(known) => *known,
+                    None => {
+                        let next = self.verdicts.len() as u32;
+                        self.verdicts.push(verdict.clone());
+                        interned.insert(verdict, next);
+                        next
+                    }
+                };
+            }
+            let state = match combos.get(&own) {
+                Some(state) => *state,
+                None => {
+                    let next = around.len() as u32;
+                    combos.insert(own.clone(), next);
+                    around.push(own);
+                    next
                 }
-            }
-            let next = around.len() as u32;
-            let state = *combos.entry(own.clone()).or_insert(next);
-            if state == next {
-                around.push(own);
-            }
+            };
             self.state_of.push(state);
         }
         // Zones speak where the rules leave it open.

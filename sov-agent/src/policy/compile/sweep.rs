@@ -80,35 +80,36 @@ impl<'a> Classes<'a> {
         loop {
             let kind = fixed[fixed_at].1;
             let range = rules[rules_at].1;
-            let class = match kind {
-                Fixed::Embedded(class) => class,
-                _ => {
-                    let state = if range == NONE {
-                        0
-                    } else {
-                        if kind != Fixed::Loopback {
-                            spoke[range] = true;
-                        }
-                        stage.state_of[range]
-                    };
-                    self.class(&mut memo, stage, kind, state, attributes)
-                }
-            };
-            if intervals.last().is_none_or(|last| last.1 != class) {
-                intervals.push((start, class));
-            }
             let next_fixed = fixed.get(fixed_at + 1).map(|next| next.0);
             let next_rules = rules.get(rules_at + 1).map(|next| next.0);
-            let next_data = data.peek().map(|next| next.0);
-            let next = [next_fixed, next_rules, next_data].into_iter().flatten().min();
-            let Some(next) = next else { break };
-            start = next;
-            fixed_at += usize::from(next_fixed == Some(next));
-            rules_at += usize::from(next_rules == Some(next));
-            if next_data == Some(next)
-                && let Some(found) = data.next()
-            {
-                attributes = found.1;
+            // Up to here only the data change.
+            let end = [next_fixed, next_rules].into_iter().flatten().min();
+            let state = if range == NONE { 0 } else { stage.state_of[range] };
+            if range != NONE && matches!(kind, Fixed::Global | Fixed::Special { .. }) {
+                spoke[range] = true;
+            }
+            loop {
+                let class = match kind {
+                    Fixed::Embedded(class) => class,
+                    _ => self.class(&mut memo, stage, kind, state, attributes),
+                };
+                if intervals.last().is_none_or(|last| last.1 != class) {
+                    intervals.push((start, class));
+                }
+                match data.peek() {
+                    Some(next) if end.is_none_or(|end| next.0 < end) => {
+                        (start, attributes) = *next;
+                        data.next();
+                    }
+                    _ => break,
+                }
+            }
+            let Some(end) = end else { break };
+            start = end;
+            fixed_at += usize::from(next_fixed == Some(end));
+            rules_at += usize::from(next_rules == Some(end));
+            if let Some(next) = data.next_if(|next| next.0 == end) {
+                attributes = next.1;
             }
         }
         Swept { intervals, spoke }
@@ -152,11 +153,15 @@ impl<'a> Classes<'a> {
         }
         let to = self.data.attributes(attributes);
         let verdicts: Vec<_> = self.matrices.iter().map(|matrix| matrix.judge(&to)).collect();
-        let next = self.groups.len() as u32;
-        let group = *self.group_ids.entry(verdicts.clone()).or_insert(next);
-        if group == next {
-            self.groups.push(verdicts);
-        }
+        let group = match self.group_ids.get(&verdicts) {
+            Some(group) => *group,
+            None => {
+                let next = self.groups.len() as u32;
+                self.groups.push(verdicts.clone());
+                self.group_ids.insert(verdicts, next);
+                next
+            }
+        };
         if let Some(slot) = self.group_of.get_mut(attributes as usize) {
             *slot = group;
         }
