@@ -18,12 +18,26 @@ pub(crate) struct Package {
     pub why: &'static str,
 }
 
-pub(crate) const PACKAGES: &[Package] = &[Package {
-    name: "iproute2",
-    program: Some("ip"),
-    needed_by: Use::Demo,
-    why: "network namespaces, links and routes of the demo and the tests",
-}];
+pub(crate) const PACKAGES: &[Package] = &[
+    Package {
+        name: "iproute2",
+        program: Some("ip"),
+        needed_by: Use::Demo,
+        why: "network namespaces, links and routes of the demo and the tests",
+    },
+    Package {
+        name: "iputils-ping",
+        program: Some("ping"),
+        needed_by: Use::Test,
+        why: "the documents' examples, which are tests",
+    },
+    Package {
+        name: "jq",
+        program: Some("jq"),
+        needed_by: Use::Test,
+        why: "the documents' examples, which are tests",
+    },
+];
 
 /// The packages that a use needs. The tests run the demo too.
 pub(crate) fn needed(by: Use) -> impl Iterator<Item = &'static Package> {
