@@ -213,6 +213,23 @@ impl Agent {
         self.child.id()
     }
 
+    /// SIGHUP: reads policy and data again. Returns once the agent says that it has.
+    pub fn reload(&self, host: &Host) -> Result<()> {
+        let generation = || -> Result<u64> {
+            let status = control_get(&host.socket(), "/v1/status")?;
+            status["policy"]["generation"].as_u64().context("the status has a generation")
+        };
+        let before = generation()?;
+        // SAFETY: a signal to our own child that has not been waited for.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGHUP) };
+        let start = Instant::now();
+        while generation()? == before {
+            ensure!(start.elapsed() < Duration::from_secs(10), "no reload:\n{}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// `kill -9`.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;

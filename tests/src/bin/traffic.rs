@@ -347,16 +347,16 @@ fn tx_ring(task: &Task, via: &str, frames: &[Vec<u8>], repeat: u32) -> io::Resul
             };
             // SAFETY: no buffer is passed.
             let n = unsafe { libc::send(fd.as_raw_fd(), std::ptr::null(), 0, 0) };
-            if n < 0 {
+            if n <= 0 {
                 out.failed += 1;
                 out.errno = out.errno.or(io::Error::last_os_error().raw_os_error());
-                // SAFETY: as above; the slot is ours again after a failure.
+                // SAFETY: as above; the slot is ours again after a failure. The kernel stays at it.
                 unsafe { status.write_volatile(0) };
             } else {
                 out.sent += 1;
                 out.sent_each[i] += 1;
+                slot = (slot + 1) % SLOTS;
             }
-            slot = (slot + 1) % SLOTS;
         }
     }
     out.ok = out.failed == 0;

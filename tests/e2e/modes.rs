@@ -1,0 +1,113 @@
+//! Audit and enforce; the monitor-only and default profiles; clean stop.
+
+use std::time::Duration;
+
+use sov_tests::{
+    agent::{Agent, Host},
+    lab::{Lab, UPLINK},
+    require_root,
+    sink::Recorder,
+    traffic::Workload,
+};
+
+use crate::{WAIT, ip, place, policy, records::is_to, tag, turn};
+
+#[test]
+fn audit_passes_and_records_would_block() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let text = policy("audit", &tag("by-mark", 1, "mark = \"0x30/0xf0\""));
+    let _agent = Agent::with_policy(&host, &lab.work, &text).unwrap();
+    let seen = Recorder::new(&lab.internet).unwrap();
+    let to = place::ABROAD.map(ip);
+    let sent = Workload::new(&lab.work).mark(0x30).udp(&to).unwrap();
+    assert!(sent.ok, "{sent:?}");
+    let arrived = seen.by_destination(WAIT);
+    for address in to {
+        assert_eq!(arrived.get(&address), Some(&1), "{address} in audit mode");
+        let (record, _) =
+            host.wait_record(Duration::from_secs(1), |r| is_to(r, &address.to_string())).unwrap();
+        assert_eq!(record["unmapped"]["verdict"], "would_block", "{record:#}");
+        assert_eq!(record["unmapped"]["tag"], "by-mark", "{record:#}");
+        assert_eq!(record["unmapped"]["mode"], "audit", "{record:#}");
+    }
+}
+
+#[test]
+fn one_tag_audits_while_another_enforces() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let mut audit = tag("watched", 1, "mark = \"0x10/0xf0\"");
+    audit.push_str("mode = \"audit\"\n");
+    let tags = [audit, tag("kept", 2, "mark = \"0x30/0xf0\"")].concat();
+    let _agent = Agent::with_policy(&host, &lab.work, &policy("enforce", &tags)).unwrap();
+    let seen = Recorder::new(&lab.internet).unwrap();
+    let to = place::ABROAD.map(ip);
+    let work = Workload::new(&lab.work);
+    work.mark(0x30).udp(&to).unwrap();
+    assert!(seen.by_destination(WAIT).is_empty(), "the enforced tag");
+    work.mark(0x10).udp(&to).unwrap();
+    assert_eq!(seen.by_destination(WAIT).len(), 2, "the audited tag");
+}
+
+/// No policy at all: the embedded profile in audit mode breaks nothing.
+#[test]
+fn the_first_run_breaks_nothing() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let agent = Agent::start(&host, &lab.work, &[]).unwrap();
+    let seen = Recorder::new(&lab.internet).unwrap();
+    let to: Vec<_> = place::ABROAD.iter().chain(&place::DOMESTIC).map(|a| ip(a)).collect();
+    Workload::new(&lab.work).udp(&to).unwrap();
+    assert_eq!(seen.by_destination(WAIT).len(), 4);
+    assert!(agent.log().contains(UPLINK), "the summary names the interface:\n{}", agent.log());
+    assert!(agent.log().contains("audit"), "the summary names the mode:\n{}", agent.log());
+}
+
+#[test]
+fn a_clean_stop_says_that_enforcement_stays_on() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let text = policy("enforce", &tag("by-mark", 1, "mark = \"0x30/0xf0\""));
+    let agent = Agent::with_policy(&host, &lab.work, &text).unwrap();
+    let seen = Recorder::new(&lab.internet).unwrap();
+    let (status, log) = agent.stop().unwrap();
+    assert!(status.success(), "{status}\n{log}");
+    let last = log.lines().rev().take(6).collect::<String>().to_lowercase();
+    assert!(last.contains("stay") || last.contains("remain"), "{log}");
+    let to = place::ABROAD.map(ip);
+    let work = Workload::new(&lab.work);
+    work.mark(0x30).udp(&to).unwrap();
+    assert!(seen.by_destination(WAIT).is_empty(), "blocked after a clean stop");
+    work.udp(&to).unwrap();
+    assert_eq!(seen.by_destination(WAIT).len(), 2, "untagged traffic after a clean stop");
+}
+
+#[test]
+fn detach_on_stop_removes_everything() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let text = policy("enforce", &tag("by-mark", 1, "mark = \"0x30/0xf0\""));
+    let path = host.write("policy.toml", &text).unwrap();
+    let args = ["--detach", "--policy", path.to_str().unwrap(), "--interface", UPLINK];
+    let agent = Agent::start(&host, &lab.work, &args).unwrap();
+    let seen = Recorder::new(&lab.internet).unwrap();
+    let to = place::ABROAD.map(ip);
+    let tagged = Workload::new(&lab.work).mark(0x30);
+    tagged.udp(&to).unwrap();
+    assert!(seen.by_destination(WAIT).is_empty(), "blocked while it runs");
+    let (status, log) = agent.stop().unwrap();
+    assert!(status.success(), "{status}\n{log}");
+    tagged.udp(&to).unwrap();
+    assert_eq!(seen.by_destination(WAIT).len(), 2, "free after a stop with --detach:\n{log}");
+}
