@@ -69,6 +69,8 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Packets that pass are final; otherwise the next tc program is asked.
     pub pass_is_final: bool,
+    /// How programs are attached to interfaces.
+    pub tc: crate::datapath::Tc,
     /// `None` = no metrics.
     pub metrics: Option<std::net::SocketAddr>,
     /// Level of the kernel-side log.

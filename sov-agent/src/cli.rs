@@ -66,7 +66,6 @@ pub enum Color {
 }
 
 #[derive(clap::Subcommand, Debug)]
-#[expect(clippy::large_enum_variant, reason = "made once, when the program starts")]
 enum Command {
     /// Guards this host: attaches, enforces, records
     Run(run::Args),

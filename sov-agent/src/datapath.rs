@@ -11,7 +11,7 @@ mod slot;
 mod stats;
 mod sys;
 
-pub use attach::{Attached, Direction};
+pub use attach::{Attached, Direction, Tc};
 pub use cgroup::{Cgroup, CgroupRoot};
 pub use events::{EventReader, KernelLog};
 pub use interfaces::{Interface, InterfaceWatch, default_route_interfaces, interfaces};

@@ -160,7 +160,7 @@ pub trait Words {
     /// The u64 at word `2 * index`.
     fn dword(&self, index: u32) -> u64;
 
-    /// 0. Added to a value, it makes the verifier forget what it learned about it, so that all ways
+    /// Always zero. Added to a value, it makes the verifier forget what it learned about it, so that all ways
     /// through a loop or a parser end in one state and are walked once.
     #[inline(always)]
     fn zero(&self) -> u32 {

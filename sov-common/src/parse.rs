@@ -43,6 +43,7 @@ pub mod ethertype {
 }
 
 /// Access to the bytes of a frame, linear or not.
+#[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
 pub trait Packet {
     /// Length of the frame, link-layer header included.
     fn len(&self) -> u32;
@@ -206,11 +207,7 @@ fn network<P: Packet>(packet: &P, frame: &Frame, out: &mut Parsed, offset: u32) 
     match out.ethertype {
         ethertype::IPV4 => ipv4::parse(packet, frame, out, offset),
         ethertype::IPV6 => ipv6::parse(packet, frame, out, offset),
-        ethertype::ARP if frame.ethernet => {
-            if is_exact_arp(packet, offset) {
-                out.kind = kind::ARP;
-            }
-        }
+        ethertype::ARP if frame.ethernet && is_exact_arp(packet, offset) => out.kind = kind::ARP,
         ethertype::MPLS
         | ethertype::MPLS_MULTICAST
         | ethertype::PPPOE

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use sov_common::{
     abi::{Event, FlowValue, counter_index},
     classify::Address,
-    verdict::Verdict,
+    verdict::{Reason, Verdict},
 };
 
 use crate::maps::{SOV_COUNTERS, SOV_EVENTS, SOV_FLOWS, SOV_LEDGER, SOV_SOCKETS};
@@ -95,6 +95,12 @@ pub(crate) fn blocked(event: &mut Event) {
         add(&raw mut (*ledger).recorded, event.packets);
         add(&raw mut (*ledger).table_full, full as u64);
     }
+}
+
+/// The word for a reason, for the log.
+#[inline(always)]
+pub(crate) fn word(reason: u8) -> &'static str {
+    Reason::from_u8(reason).map_or("unknown", Reason::as_str)
 }
 
 /// Atomic add without a result (BPF_XADD): the fetching forms do not exist on every kernel.

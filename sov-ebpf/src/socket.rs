@@ -167,7 +167,7 @@ fn run(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
         pad: [0; 6],
     };
     emit::blocked(&mut event);
-    info!(ctx, "tag {} refused: reason {} type {}", slot, decision.reason, kind);
+    info!(ctx, "tag {} verdict block reason {} at connect", slot, emit::word(decision.reason));
     EPERM
 }
 

@@ -159,10 +159,10 @@ fn refuse(ctx: &TcContext, image: Image, scratch: *mut Scratch, refusal: &Refusa
     }
     emit::blocked(event);
     if matches!(verdict, Verdict::Block) {
-        info!(ctx, "tag {} blocked: reason {} class {}", slot, decision.reason, decision.class);
+        info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
         return TC_ACT_SHOT as i32;
     }
-    debug!(ctx, "tag {} would block: reason {} class {}", slot, decision.reason, decision.class);
+    debug!(ctx, "tag {} verdict would_block reason {}", slot, emit::word(decision.reason));
     SOV_PASS.load()
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use sov_agent::{
-    datapath::{Datapath, Options, Pins},
+    datapath::{Datapath, Options, Pins, Tc},
     policy::image::Image,
 };
 use sov_common::{
@@ -39,7 +39,8 @@ pub(crate) type Moved = (u8, Reason, Verdict, u64);
 impl Kernel {
     pub(crate) fn load() -> Self {
         let host = Host::new().expect("a bpffs");
-        let options = Options { pins: host.pin_dir(), pass_is_final: false, log: None };
+        let options =
+            Options { pins: host.pin_dir(), pass_is_final: false, tc: Tc::Tcx, log: None };
         let mut datapath = Datapath::load(&options).expect("the programs load");
         let egress = datapath.program("sov_egress").expect("the egress program");
         let egress = Program::from_fd(egress.try_clone_to_owned().expect("dup"));

@@ -89,6 +89,7 @@ impl Core {
         let mut datapath = Datapath::load(&Options {
             pins: config.paths.pins.clone(),
             pass_is_final: config.pass_is_final,
+            tc: config.tc,
             log: config.kernel_log,
         })?;
         let events = datapath.take_events()?;
@@ -137,6 +138,10 @@ impl Core {
         let changed = self.wiring.changed();
         if changed || self.last_check.elapsed().as_millis() >= 500 {
             self.last_check = Instant::now();
+            if !self.live.clock_holds() {
+                // Someone set the clock: rules expire by the new one.
+                self.republish();
+            }
             // The image knows interfaces and cgroups by number: new numbers, new image. First the image,
             // then the links: what is attached is judged by what it is.
             match live::environment(&self.parsed, self.cgroups.as_ref(), &self.live.meta) {

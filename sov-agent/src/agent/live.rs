@@ -16,6 +16,8 @@ use crate::{
 pub(super) struct Live {
     pub(super) generation: u32,
     pub(super) meta: Arc<PolicyMeta>,
+    /// Unix seconds minus seconds since boot, as the image has it.
+    epoch: u32,
     pub(super) environment: Environment,
     pub(super) unresolved: Vec<Unresolved>,
     /// Unix seconds.
@@ -29,6 +31,11 @@ pub(super) fn boottime() -> u64 {
 }
 
 impl Live {
+    /// The wall clock still is where it was when the image was made live.
+    pub(super) fn clock_holds(&self) -> bool {
+        self.epoch.abs_diff(epoch()) <= 1
+    }
+
     /// Compiles and publishes. `before` is the generation in force and its names; equal content is
     /// taken over as it is.
     pub(super) fn publish(
@@ -54,7 +61,10 @@ impl Live {
         })?;
         let meta = Arc::new(compiled.meta);
         let live = datapath.live()?;
-        let same = live.filter(|l| l.content_hash == compiled.image.content_hash());
+        let epoch = epoch();
+        let same = live.filter(|l| {
+            l.content_hash == compiled.image.content_hash() && l.epoch.abs_diff(epoch) <= 1
+        });
         let generation = match same {
             Some(live) => live.generation,
             None => live.map_or(0, |l| l.generation).wrapping_add(1).max(1),
@@ -62,7 +72,6 @@ impl Live {
         // Names first: the first event may come before publish returns.
         recorder.learn(generation, Arc::clone(&meta));
         if same.is_none() {
-            let epoch = now.saturating_sub(boottime() / 1_000_000_000) as u32;
             datapath.publish(&compiled.image.live(generation, epoch))?;
             if let Err(e) = write_atomically(file, &compiled.image.to_bytes()) {
                 log::warn!(
@@ -71,8 +80,20 @@ impl Live {
                 );
             }
         }
-        Ok(Self { generation, meta, environment, unresolved: compiled.unresolved, applied: now })
+        Ok(Self {
+            generation,
+            meta,
+            epoch,
+            environment,
+            unresolved: compiled.unresolved,
+            applied: now,
+        })
     }
+}
+
+/// Unix time minus time since boot, in seconds.
+fn epoch() -> u32 {
+    inputs::now().saturating_sub(boottime() / 1_000_000_000) as u32
 }
 
 /// What was live when the last agent went away: its generation and names.

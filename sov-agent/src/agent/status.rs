@@ -94,8 +94,8 @@ impl Core {
         for (direction, link) in self.wiring.links() {
             let pin = format!("{}-{}-{}", direction.as_str(), link.ifindex, link.target);
             let id = self.datapath.link_id(&pin);
-            let link_status =
-                Link { hook: link.hook.into(), kind: "tcx".into(), id, pinned: id.is_some() };
+            let pinned = id.is_some() || link.kind == "clsact";
+            let link_status = Link { hook: link.hook.into(), kind: link.kind.into(), id, pinned };
             match interfaces.iter_mut().find(|i| i.index == link.ifindex) {
                 Some(interface) => interface.links.push(link_status),
                 None => interfaces.push(Interface {

@@ -8,6 +8,7 @@ use super::{Global, OK, logging};
 use crate::{
     agent::{Config, Core, Paths, StartError, serve},
     control::status::Status,
+    datapath::Tc,
     metrics,
     policy::diagnostic::MAX_DIAGNOSTICS,
 };
@@ -34,6 +35,9 @@ pub struct Args {
     /// Uplinks to guard; without it every interface with a default route, now and later
     #[arg(long = "interface", value_name = "NAME", num_args = 1..)]
     interfaces: Vec<String>,
+    /// How programs are attached to interfaces: tcx links, or filters on clsact (kernels before 6.6)
+    #[arg(long, value_enum, default_value_t = TcArg::Auto, value_name = "HOW")]
+    tc: TcArg,
     /// Packets that pass are final: tc programs of others that come later do not see them
     #[arg(long)]
     pass_is_final: bool,
@@ -43,6 +47,13 @@ pub struct Args {
     /// Where Prometheus may ask, or `off`
     #[arg(long, value_name = "ADDRESS", default_value_t = metrics::DEFAULT_ADDRESS.to_string())]
     metrics: String,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum TcArg {
+    Auto,
+    Tcx,
+    Clsact,
 }
 
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
@@ -58,6 +69,11 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         data: args.data.clone(),
         interfaces: args.interfaces.clone(),
         pass_is_final: args.pass_is_final,
+        tc: match args.tc {
+            TcArg::Auto => Tc::detect(),
+            TcArg::Tcx => Tc::Tcx,
+            TcArg::Clsact => Tc::Clsact,
+        },
         metrics,
         // -vv shows what the kernel programs say.
         kernel_log: match global.verbose {

@@ -5,9 +5,14 @@ use std::{fs, io, os::fd::AsFd as _, path::Path};
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType, links::FdLink,
-        tc::TcAttachOptions,
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType,
+        links::FdLink,
+        tc::{
+            NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
+            qdisc_detach_program,
+        },
     },
+    util::KernelVersion,
 };
 
 use super::{CgroupRoot, DatapathError, Interface, Pins, sys};
@@ -56,6 +61,8 @@ impl Direction {
 pub struct Attached {
     /// `tc_egress`, `connect4`, …
     pub hook: &'static str,
+    /// `tcx`, `clsact` or `cgroup`.
+    pub kind: &'static str,
     /// Interface or cgroup.
     pub target: String,
     /// Interface index, 0 for cgroups.
@@ -70,6 +77,7 @@ pub(super) fn attach_interface(
     pins: &Pins,
     interface: &Interface,
     direction: Direction,
+    tc: Tc,
 ) -> Result<Attached, DatapathError> {
     let hook = direction.as_str();
     let name = direction.program(interface.ethernet);
@@ -82,10 +90,16 @@ pub(super) fn attach_interface(
         .ok_or(DatapathError::Program { program: name, problem: "not in the object".into() })?;
     let done = |taken_over| Attached {
         hook,
+        kind: tc.as_str(),
         target: interface.name.clone(),
         ifindex: interface.index,
         taken_over,
     };
+    if tc == Tc::Clsact {
+        return attach_clsact(program, interface, direction)
+            .map(done)
+            .map_err(|e| fail(chain(&*e)));
+    }
     let fd = program.fd().map_err(|e| fail(e.to_string()))?.as_fd();
     if take_over(&pin, fd).map_err(|source| DatapathError::Pin { path: pin.clone(), source })? {
         return Ok(done(true));
@@ -99,6 +113,71 @@ pub(super) fn attach_interface(
     let link: FdLink = link.try_into().map_err(|_| fail("not a tcx link".into()))?;
     link.pin(&pin).map_err(|e| fail(chain(&e)))?;
     Ok(done(false))
+}
+
+/// The filter on clsact: replaced in place where it is there, else made. It has no descriptor and needs
+/// no pin: it stays until someone removes it. `true` = replaced.
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    direction: Direction,
+) -> Result<bool, Box<dyn std::error::Error>> {
+    const PRIORITY: u16 = 1;
+    let handle = TcHandle::new(0, 0x50f);
+    let attach_type = direction.attach_type();
+    // Usually there already; if it cannot be made, attaching says why.
+    let _ = qdisc_add_clsact(&interface.name);
+    let known =
+        SchedClassifierLink::attached(&interface.name, attach_type, PRIORITY, handle, None)?;
+    let (id, replaced) = match program.attach_to_link(known) {
+        Ok(id) => (id, true),
+        Err(_) => {
+            let options = NlOptions { priority: PRIORITY, handle, ..NlOptions::default() };
+            let options = TcAttachOptions::Netlink(options);
+            (program.attach_with_options(&interface.name, attach_type, options)?, false)
+        }
+    };
+    // Dropping the link would detach the program.
+    std::mem::forget(program.take_link(id)?);
+    Ok(replaced)
+}
+
+/// Removes our filters from clsact; says of how many interfaces.
+pub(super) fn detach_clsact(interfaces: &[Interface]) -> usize {
+    let mut removed = 0;
+    for interface in interfaces {
+        for direction in [Direction::Egress, Direction::Ingress, Direction::Inbound] {
+            let name = direction.program(interface.ethernet);
+            let kind = direction.attach_type();
+            removed += usize::from(qdisc_detach_program(&interface.name, kind, name).is_ok());
+        }
+    }
+    removed
+}
+
+/// How programs are attached to interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tc {
+    /// tcx links (kernel 6.6).
+    Tcx,
+    /// Filters on the clsact qdisc.
+    Clsact,
+}
+
+impl Tc {
+    /// What this kernel has.
+    pub fn detect() -> Self {
+        let tcx =
+            KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
+        if tcx { Self::Tcx } else { Self::Clsact }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
 }
 
 /// Socket hooks, with their names in the object.
@@ -138,7 +217,8 @@ pub(super) fn attach_cgroup(
             let link: FdLink = link.try_into().map_err(|_| fail("not a link".into()))?;
             link.pin(&pin).map_err(|e| fail(chain(&e)))?;
         }
-        attached.push(Attached { hook, target: target.clone(), ifindex: 0, taken_over });
+        let kind = "cgroup";
+        attached.push(Attached { hook, kind, target: target.clone(), ifindex: 0, taken_over });
     }
     Ok(attached)
 }

@@ -16,7 +16,7 @@ use sov_common::abi::{ABI_VERSION, FlowKey, FlowValue, Ledger};
 
 use super::{
     Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
-    KernelLog, LiveImage, attach, slot, stats,
+    KernelLog, LiveImage, Tc, attach, slot, stats,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
@@ -53,6 +53,8 @@ pub struct Options {
     /// Packets that pass are final (TC_ACT_OK) and no later program sees them; otherwise the next
     /// program is asked (TCX_NEXT).
     pub pass_is_final: bool,
+    /// tcx where the kernel has it.
+    pub tc: Tc,
     /// Level of the kernel-side log; `None` = off, removed by the verifier.
     pub log: Option<log::Level>,
 }
@@ -109,8 +111,10 @@ impl Pins {
         Ok(names)
     }
 
-    /// Removes every pin. Links without another holder are gone with their pin: enforcement ends.
+    /// Removes every pin, and filters on clsact. Links without another holder are gone with their pin:
+    /// enforcement ends.
     pub fn remove(&self) -> io::Result<()> {
+        attach::detach_clsact(&super::interfaces()?);
         // Links first: no program may run on maps that are half gone.
         for folder in [self.links_dir(), self.0.join("maps"), self.0.clone()] {
             match fs::remove_dir_all(&folder) {
@@ -127,12 +131,14 @@ impl Pins {
 pub struct Datapath {
     ebpf: Ebpf,
     pins: Pins,
+    tc: Tc,
 }
 
 impl Datapath {
     /// Opens the object and its maps, the pinned ones where there are any. Programs are verified when
     /// they are first needed: the kernel takes up to half a second for one.
     pub fn load(options: &Options) -> Result<Self, DatapathError> {
+        mount_bpffs(&options.pins)?;
         let pins = Pins::new(&options.pins);
         pins.create()?;
         let pass: i32 = if options.pass_is_final { 0 } else { -1 };
@@ -148,7 +154,7 @@ impl Datapath {
         }
         let load = |e: &dyn std::error::Error| DatapathError::Load { problem: attach::chain(e) };
         let ebpf = loader.load(OBJECT).map_err(|e| load(&e))?;
-        Ok(Self { ebpf, pins })
+        Ok(Self { ebpf, pins, tc: options.tc })
     }
 
     /// Verifies every program of the object, needed or not.
@@ -189,7 +195,8 @@ impl Datapath {
         KernelLog::new(&mut self.ebpf)
     }
 
-    /// Makes `words` the live image: see [`slot::publish`].
+    /// Makes `words` the live image. Returns after every packet that was judged by the old one is
+    /// through; the old slot is freed then.
     pub fn publish(&mut self, words: &[u32]) -> Result<(), DatapathError> {
         const MAP: &str = "SOV_IMAGE";
         let map = self.ebpf.map_mut(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
@@ -210,7 +217,7 @@ impl Datapath {
         direction: Direction,
     ) -> Result<Attached, DatapathError> {
         self.ensure(direction.program(interface.ethernet))?;
-        attach::attach_interface(&mut self.ebpf, &self.pins, interface, direction)
+        attach::attach_interface(&mut self.ebpf, &self.pins, interface, direction, self.tc)
     }
 
     pub fn attach_cgroup(&mut self, root: &CgroupRoot) -> Result<Vec<Attached>, DatapathError> {
@@ -262,4 +269,30 @@ impl Datapath {
 
 pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source }
+}
+
+/// Pins need a bpffs. The standard place is mounted where a distribution did not do it.
+fn mount_bpffs(base: &Path) -> Result<(), DatapathError> {
+    const STANDARD: &str = "/sys/fs/bpf";
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    let is_bpffs =
+        |path: &Path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type as i64 == BPF_FS_MAGIC);
+    let parent = base.ancestors().find(|path| path.exists()).unwrap_or(base);
+    if is_bpffs(parent) {
+        return Ok(());
+    }
+    let error = |source: io::Error| DatapathError::System {
+        what: format!("{} is not on a bpffs; `mount -t bpf none {STANDARD}`", base.display()),
+        source,
+    };
+    if !base.starts_with(STANDARD) {
+        return Err(error(io::ErrorKind::Unsupported.into()));
+    }
+    let flags = rustix::mount::MountFlags::NOSUID
+        | rustix::mount::MountFlags::NODEV
+        | rustix::mount::MountFlags::NOEXEC;
+    rustix::mount::mount("none", STANDARD, "bpf", flags, Some(c"mode=0700"))
+        .map_err(|e| error(e.into()))?;
+    log::info!("mounted a bpffs on {STANDARD}");
+    Ok(())
 }

@@ -153,7 +153,7 @@ fn link<P: Packet>(
         return false;
     }
     match message {
-        130 | 131 | 132 => length == 24,
+        130..=132 => length == 24,
         143 => {
             let Some([_, records]) = packet.words_at::<2>(body) else { return false };
             // Records without sources and auxiliary data.

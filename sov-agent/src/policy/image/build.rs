@@ -104,7 +104,7 @@ impl Layout {
 
     /// The next offset, aligned for a u64 table.
     pub(super) fn align(&mut self) -> u32 {
-        if self.0.len() % 2 != 0 {
+        if !self.0.len().is_multiple_of(2) {
             self.0.push(0);
         }
         self.0.len() as u32

@@ -41,10 +41,13 @@ pub(super) fn build(
     Ok(())
 }
 
+/// Starts of lower halves and classes.
 type Deep = Vec<(u64, u16)>;
+/// Starts of upper halves and values; the lists that values with `DEEP` name.
+type Split = (Vec<(u64, u32)>, Vec<Deep>);
 
 /// Reduces intervals to starts of upper halves; a /64 with boundaries inside gets its own list.
-fn split(intervals: &[(u128, u16)]) -> Result<(Vec<(u64, u32)>, Vec<Deep>), BuildError> {
+fn split(intervals: &[(u128, u16)]) -> Result<Split, BuildError> {
     let mut entries: Vec<(u64, u32)> = Vec::new();
     let mut deep: Vec<Deep> = Vec::new();
     let mut class = 0;
