@@ -276,7 +276,7 @@ fn mount_bpffs(base: &Path) -> Result<(), DatapathError> {
     const STANDARD: &str = "/sys/fs/bpf";
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
     let is_bpffs =
-        |path: &Path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type as i64 == BPF_FS_MAGIC);
+        |path: &Path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC);
     let parent = base.ancestors().find(|path| path.exists()).unwrap_or(base);
     if is_bpffs(parent) {
         return Ok(());
