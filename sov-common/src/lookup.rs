@@ -3,7 +3,7 @@
 //! IPv4: a root by the upper 16 bits, then run-compressed 8-bit strides (a bitmap bit says "a new run
 //! starts here", the population count finds its value). IPv6: a static 9-ary B+ tree over the interval
 //! starts of the upper 64 bits, compared without branches, and an exact table where a boundary is
-//! finer than /64. Decision 0002 has the measurements behind the choice.
+//! finer than /64. Decision 0001 has the measurements behind the choice.
 
 use crate::image::{DEEP, DEEP_STEPS, LEAF, NO_TAG, Words, table};
 
