@@ -134,7 +134,7 @@ fn run(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     }
     let mut event = Event {
         key: FlowKey {
-            src: [0; 16],
+            src: mapped(unbound(address)),
             dst: mapped(address),
             sport: 0,
             dport: port,
@@ -176,6 +176,15 @@ fn is_link(address: Address) -> bool {
     match address {
         Address::V4(a) => a == u32::MAX || a >> 16 == 0xa9fe || a >> 8 == 0x00e0_0000,
         Address::V6(high, _) => high >> 54 == 0x3fa || high >> 48 == 0xff02,
+    }
+}
+
+/// The source is chosen after this hook: the unspecified address of the same family.
+#[inline(always)]
+fn unbound(address: Address) -> Address {
+    match address {
+        Address::V4(_) => Address::V4(0),
+        Address::V6(..) => Address::V6(0, 0),
     }
 }
 

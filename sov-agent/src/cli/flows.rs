@@ -223,6 +223,8 @@ fn describe(record: &FlowRecord) -> String {
 
 fn endpoint(address: IpAddr, port: u16) -> String {
     match (address, port) {
+        // A refused connect has no source yet.
+        (address, 0) if address.is_unspecified() => "-".to_owned(),
         (address, 0) => address.to_string(),
         (IpAddr::V4(address), port) => format!("{address}:{port}"),
         (IpAddr::V6(address), port) => format!("[{address}]:{port}"),

@@ -275,8 +275,7 @@ pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError
 fn mount_bpffs(base: &Path) -> Result<(), DatapathError> {
     const STANDARD: &str = "/sys/fs/bpf";
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-    let is_bpffs =
-        |path: &Path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC);
+    let is_bpffs = |path: &Path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC);
     let parent = base.ancestors().find(|path| path.exists()).unwrap_or(base);
     if is_bpffs(parent) {
         return Ok(());
