@@ -169,15 +169,23 @@ impl Recorder {
         }
     }
 
-    /// Frames by IP destination; frames of other kinds are left out.
+    /// Frames by IP destination. Other frames are left out, and so is link scope: kernels speak ND and
+    /// MLD whenever they like.
     pub fn by_destination(&self, wait: Duration) -> HashMap<IpAddr, usize> {
         let mut counts = HashMap::new();
         for frame in self.take(wait) {
-            if let Some(address) = destination(&frame) {
+            if let Some(address) = destination(&frame).filter(|address| !is_link(*address)) {
                 *counts.entry(address).or_default() += 1;
             }
         }
         counts
+    }
+}
+
+fn is_link(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_multicast() || a.is_link_local(),
+        IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local(),
     }
 }
 
