@@ -7,7 +7,7 @@ use sov_tests::{
     lab::{Lab, UPLINK},
     require_root,
     sink::Recorder,
-    traffic::Workload,
+    traffic::{Action, Workload},
 };
 
 use crate::{WAIT, ip, place, policy, records::is_to, tag, turn};
@@ -110,4 +110,92 @@ fn detach_on_stop_removes_everything() {
     assert!(status.success(), "{status}\n{log}");
     tagged.udp(&to).unwrap();
     assert_eq!(seen.by_destination(WAIT).len(), 2, "free after a stop with --detach:\n{log}");
+}
+
+/// Without a refusal the application waits; nothing leaves all the same.
+#[test]
+fn drop_is_silent() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let text = policy("enforce", &tag("by-mark", 1, "mark = \"0x30/0xf0\""))
+        .replace("mode = \"enforce\"", "mode = \"enforce\"\nresponse = \"drop\"");
+    let _agent = Agent::with_policy(&host, &lab.work, &text).unwrap();
+    let seen = Recorder::new(&lab.internet).unwrap();
+    let tagged = Workload::new(&lab.work).mark(0x30);
+    for to in place::ABROAD.map(ip) {
+        let tcp = tagged.run(Action::Tcp { to, port: 443, timeout_ms: 300 }).unwrap();
+        // The send timeout ends the attempt, not the kernel.
+        assert_eq!(tcp.errno, Some(libc::EINPROGRESS), "{to}: {tcp:?}");
+        assert!(tcp.micros >= 250_000, "{to}: {tcp:?}");
+        let udp = tagged.udp(&[to]).unwrap();
+        assert!(udp.ok, "{to}: {udp:?}");
+    }
+    assert!(seen.by_destination(WAIT).is_empty());
+    for to in place::ABROAD {
+        host.wait_record(Duration::from_secs(1), |r| is_to(r, to)).unwrap();
+    }
+}
+
+/// What the operator sees: the state, and the flow that was stopped.
+#[test]
+fn status_and_flows_tell_what_happened() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let text = policy("enforce", &tag("by-mark", 1, "mark = \"0x30/0xf0\""));
+    let agent = Agent::with_policy(&host, &lab.work, &text).unwrap();
+    let to = place::ABROAD[0];
+    Workload::new(&lab.work).mark(0x30).udp(&[ip(to)]).unwrap();
+    host.wait_record(Duration::from_secs(1), |r| is_to(r, to)).unwrap();
+
+    let json = |args: &[&str]| -> serde_json::Value {
+        let output = host.cli(&lab.work, args).unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).expect("one JSON document")
+    };
+    let status = json(&["status", "--format", "json"]);
+    assert_eq!(status["policy"]["name"], "e2e", "{status:#}");
+    assert_eq!(status["tags"][0]["name"], "by-mark", "{status:#}");
+    assert_eq!(status["tags"][0]["mode"], "enforce", "{status:#}");
+    assert_eq!(status["interfaces"][0]["name"], UPLINK, "{status:#}");
+    assert_eq!(status["agent"]["pid"], agent.pid(), "{status:#}");
+    let ledger = &status["ledger"];
+    let term = |name: &str| ledger[name].as_u64().expect("a number");
+    assert!(term("blocked") >= 1, "{status:#}");
+    let terms = term("recorded") + term("aggregated") + term("suppressed") + term("lost");
+    assert_eq!(term("blocked"), terms, "{status:#}");
+
+    let flows = json(&["flows", "--format", "json", "--tag", "by-mark", "--limit", "1"]);
+    assert!(is_to(&flows, to), "{flows:#}");
+    let text = host.cli(&lab.work, &["flows", "--verdict", "block"]).unwrap();
+    assert!(String::from_utf8_lossy(&text.stdout).contains(to), "{text:?}");
+    let none = host.cli(&lab.work, &["flows", "--tag", "nobody"]).unwrap();
+    assert!(none.status.success() && none.stdout.is_empty(), "{none:?}");
+
+    drop(agent);
+    let dead = host.cli(&lab.work, &["status"]).unwrap();
+    // No agent answers; what the kernel goes on doing is still to be seen.
+    assert_ne!(dead.status.code(), Some(0), "{dead:?}");
+}
+
+/// A second agent on the same node is refused and changes nothing.
+#[test]
+fn a_second_agent_is_refused() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let text = policy("enforce", &tag("by-mark", 1, "mark = \"0x30/0xf0\""));
+    let _agent = Agent::with_policy(&host, &lab.work, &text).unwrap();
+    let open = policy("enforce", "");
+    let path = host.write("open.toml", &open).unwrap();
+    let args = ["run", "--policy", path.to_str().unwrap(), "--interface", UPLINK];
+    let second = host.cli(&lab.work, &args).unwrap();
+    assert_eq!(second.status.code(), Some(2), "{second:?}");
+    let seen = Recorder::new(&lab.internet).unwrap();
+    Workload::new(&lab.work).mark(0x30).udp(&place::ABROAD.map(ip)).unwrap();
+    assert!(seen.by_destination(WAIT).is_empty(), "the first agent's policy is still live");
 }
