@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bpf;
+pub mod bytecode;
 pub mod cgroup;
 pub mod lab;
 pub mod model;
