@@ -4,6 +4,7 @@
 mod core;
 mod live;
 mod recorder;
+mod settings;
 mod status;
 mod wiring;
 
@@ -13,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-pub use self::core::{Core, StartError};
+pub use self::{
+    core::{Core, StartError},
+    settings::{Settings, SettingsError},
+};
 use crate::{
     control::{Control, StatusSource, status::Status},
     metrics::Metrics,

@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 
 use super::{Global, OK, logging};
 use crate::{
-    agent::{Config, Core, Paths, StartError, serve},
+    agent::{Config, Core, Paths, Settings, StartError, serve},
     control::status::Status,
     datapath::Tc,
     metrics,
@@ -18,6 +19,7 @@ use crate::{
   sov-agent run
   sov-agent run --policy /etc/sov/policy.toml --interface eth0
   sov-agent -vv run --policy policy.toml
+  sov-agent run --config /etc/sov/agent.toml
   sov-agent run --detach
 
 Without options: the embedded profile in audit mode, on every interface that a default route leads
@@ -35,18 +37,22 @@ pub struct Args {
     /// Uplinks to guard; without it every interface with a default route, now and later
     #[arg(long = "interface", value_name = "NAME", num_args = 1..)]
     interfaces: Vec<String>,
-    /// How programs are attached to interfaces: tcx links, or filters on clsact (kernels before 6.6)
-    #[arg(long, value_enum, default_value_t = TcArg::Auto, value_name = "HOW")]
-    tc: TcArg,
+    /// Settings file (/etc/sov/agent.toml); options here win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How programs are attached to interfaces: tcx links, or filters on clsact (kernels before
+    /// 6.6); auto takes what the kernel has
+    #[arg(long, value_enum, value_name = "HOW")]
+    tc: Option<TcArg>,
     /// Packets that pass are final: tc programs of others that come later do not see them
     #[arg(long)]
     pass_is_final: bool,
     /// Remove all programs when the agent stops: nothing is enforced without it
     #[arg(long)]
     detach: bool,
-    /// Where Prometheus may ask, or `off`
-    #[arg(long, value_name = "ADDRESS", default_value_t = metrics::DEFAULT_ADDRESS.to_string())]
-    metrics: String,
+    /// Where Prometheus may ask, or `off` [default: 127.0.0.1:9477]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<String>,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
@@ -57,19 +63,31 @@ enum TcArg {
 }
 
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
-    let metrics: Option<SocketAddr> = match args.metrics.as_str() {
-        "off" => None,
-        address => Some(address.parse().with_context(|| {
-            format!("--metrics {address}: write an address and port such as 127.0.0.1:9477, or off")
+    let file = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+    let metrics = match args.metrics.as_deref().or(file.metrics.as_deref()) {
+        None => Some(metrics::DEFAULT_ADDRESS),
+        Some("off") => None,
+        Some(address) => Some(address.parse::<SocketAddr>().with_context(|| {
+            format!("metrics {address}: write an address and port such as 127.0.0.1:9477, or off")
         })?),
+    };
+    let tc = match (args.tc, file.tc.as_deref()) {
+        (Some(tc), _) => tc,
+        (None, None) => TcArg::Auto,
+        (None, Some(word)) => TcArg::from_str(word, false)
+            .map_err(|_| anyhow::anyhow!("tc = \"{word}\": write auto, tcx or clsact"))?,
     };
     let config = Config {
         paths: Paths::from_env(),
-        policy: args.policy.clone(),
-        data: args.data.clone(),
-        interfaces: args.interfaces.clone(),
-        pass_is_final: args.pass_is_final,
-        tc: match args.tc {
+        policy: args.policy.clone().or(file.policy),
+        data: args.data.clone().or(file.data),
+        interfaces: if args.interfaces.is_empty() {
+            file.interfaces
+        } else {
+            args.interfaces.clone()
+        },
+        pass_is_final: args.pass_is_final || file.pass_is_final,
+        tc: match tc {
             TcArg::Auto => Tc::detect(),
             TcArg::Tcx => Tc::Tcx,
             TcArg::Clsact => Tc::Clsact,
