@@ -115,6 +115,34 @@ fn no_example_escapes_execution() {
     assert!(wrong.is_empty(), "put these into `console` blocks:\n{}", wrong.join("\n"));
 }
 
+/// A promise names its test; the test must exist.
+#[test]
+fn every_test_named_in_the_specification_exists() {
+    fn sources(dir: &Path, text: &mut String) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            if path.is_dir() && name != "target" && name != ".git" {
+                sources(&path, text);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                text.push_str(&fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut code = String::new();
+    sources(&project(), &mut code);
+    let specification = fs::read_to_string(project().join("docs/SPECIFICATION.md")).unwrap();
+    let mut named = 0;
+    for line in specification.lines().filter(|line| line.starts_with('|')) {
+        let tests = line.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        for name in tests.split('`').skip(1).step_by(2) {
+            named += 1;
+            assert!(code.contains(&format!("fn {name}(")), "{name} is promised, but not there");
+        }
+    }
+    assert!(named > 20, "only {named} tests are named");
+}
+
 /// The output of the binary with `input` on stdin, and how long it took.
 fn feed(args: &[&str], input: &str) -> (std::process::Output, std::time::Duration) {
     let start = Instant::now();

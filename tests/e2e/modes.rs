@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use sov_tests::{
     agent::{Agent, Host},
-    lab::{Lab, UPLINK},
+    lab::{Lab, SOURCE4, SOURCE6, UPLINK},
     require_root,
-    sink::Recorder,
+    sink::{Recorder, TcpEcho},
     traffic::{Action, Workload},
 };
 
@@ -198,4 +198,52 @@ fn a_second_agent_is_refused() {
     let seen = Recorder::new(&lab.internet).unwrap();
     Workload::new(&lab.work).mark(0x30).udp(&place::ABROAD.map(ip)).unwrap();
     assert!(seen.by_destination(WAIT).is_empty(), "the first agent's policy is still live");
+}
+
+/// A server that everyone abroad may ask: its answers pass only with `replies = "allow"`, and nothing
+/// but answers does.
+#[test]
+fn replies_pass_only_where_the_tag_allows_them() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let _server = TcpEcho::start(&lab.work, 8080).unwrap();
+    // To speak from an address takes more than to answer for it.
+    let [four, six] = place::ABROAD;
+    lab.internet
+        .ip(&format!("addr add {four}/32 dev lo\naddr add {six}/128 dev lo nodad"))
+        .unwrap();
+    let text = |replies: &str| {
+        let tags = tag("server", 1, "source = \"10.20.0.0/16\"")
+            + replies
+            + &tag("server6", 2, "source = \"fd00:20::/32\"")
+            + replies;
+        policy("enforce", &tags)
+    };
+    let ask = |family: usize| {
+        let client = Workload::new(&lab.internet).source(ip(place::ABROAD[family]));
+        let to = if family == 0 { SOURCE4.into() } else { SOURCE6.into() };
+        client.run(Action::Tcp { to, port: 8080, timeout_ms: 500 }).unwrap()
+    };
+    let agent = Agent::with_policy(&host, &lab.work, &text("")).unwrap();
+    for family in 0..2 {
+        assert!(!ask(family).ok, "without replies: {:?}", ask(family));
+    }
+    agent.stop().unwrap();
+    let _agent = Agent::with_policy(&host, &lab.work, &text("replies = \"allow\"\n")).unwrap();
+    let seen = Recorder::new(&lab.internet).unwrap();
+    for family in 0..2 {
+        let asked = ask(family);
+        assert!(asked.ok, "with replies: {asked:?}");
+    }
+    seen.take(WAIT);
+    // The server itself may still not speak first.
+    Workload::new(&lab.work).udp(&place::ABROAD.map(ip)).unwrap();
+    for to in place::ABROAD.map(ip) {
+        let own =
+            Workload::new(&lab.work).run(Action::Tcp { to, port: 443, timeout_ms: 200 }).unwrap();
+        assert!(!own.ok, "{own:?}");
+    }
+    assert!(seen.by_destination(WAIT).is_empty(), "only answers pass");
 }
