@@ -6,10 +6,10 @@ use std::time::Duration;
 use sov_common::verdict::Verdict;
 use sov_tests::{
     agent::{Agent, Host},
-    lab::{Lab, SOURCE4, SOURCE6, UPLINK},
+    lab::{Lab, OTHER4, OTHER6, SOURCE4, SOURCE6, UPLINK},
     packet::{self, ETH_ARP, ETH_IP, ETH_IP6, udp_frame},
     require_root, rules,
-    sink::Recorder,
+    sink::{Recorder, TcpEcho},
     traffic::{Action, FrameMode, Workload},
 };
 
@@ -47,6 +47,50 @@ fn a_short_linear_part_hides_nothing() {
         }
         work.frames(UPLINK, frames(), mode).unwrap();
         assert_eq!(seen.by_destination(WAIT).len(), 4, "{mode:?} without a tag");
+    }
+}
+
+/// Packets that the kernel has yet to cut (TCP and UDP segmentation offload), and those that it has cut
+/// (fragments): to allowed places whole, to others not at all.
+#[test]
+fn segments_and_fragments_pass_or_do_not() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let _echo = TcpEcho::start(&lab.internet, 443).unwrap();
+    // By source address: no socket hook helps.
+    let tags = [
+        tag("by-source", 1, "source = \"10.30.0.0/16\""),
+        tag("by-source6", 2, "source = \"fd00:30::/32\""),
+    ];
+    let _agent = Agent::with_policy(&host, &lab.work, &policy("enforce", &tags.concat())).unwrap();
+    let seen = Recorder::new(&lab.internet).unwrap();
+    for family in 0..2 {
+        let source = if family == 0 { OTHER4.into() } else { OTHER6.into() };
+        let tagged = Workload::new(&lab.work).source(source);
+        let (good, bad) = (ip(place::DOMESTIC[family]), ip(place::ABROAD[family]));
+        let bulk = |to| tagged.run(Action::TcpBulk { to, port: 443, bytes: 20 << 20 }).unwrap();
+        let whole = bulk(good);
+        assert!(whole.ok, "20 MiB to {good}: {whole:?}");
+        let largest = seen.take(WAIT).iter().map(Vec::len).max();
+        assert!(largest > Some(20_000), "no offload was at work: {largest:?} bytes at most");
+
+        let datagram = |to| {
+            let to = vec![to];
+            Action::Udp { to, port: 9000, count: 1, payload: 20_000, connected: false }
+        };
+        let arrived = |action| {
+            tagged.run(action).unwrap();
+            seen.by_destination(WAIT)
+        };
+        let cut = arrived(datagram(good));
+        assert!(cut.get(&good).is_some_and(|n| *n >= 14), "fragments to {good}: {cut:?}");
+        assert_eq!(arrived(datagram(bad)).get(&bad), None, "fragments to {bad}");
+        let offloaded = arrived(Action::UdpSegments { to: good, port: 9000 });
+        assert!(offloaded.contains_key(&good), "UDP segments to {good}");
+        let leaked = arrived(Action::UdpSegments { to: bad, port: 9000 });
+        assert_eq!(leaked.get(&bad), None, "UDP segments to {bad}");
     }
 }
 

@@ -34,6 +34,10 @@ pub struct Task {
 pub enum Action {
     /// Connects, sends a line, waits for its echo.
     Tcp { to: IpAddr, port: u16, timeout_ms: u64 },
+    /// Connects, sends `bytes` and reads as many back: large enough for segmentation offload.
+    TcpBulk { to: IpAddr, port: u16, bytes: usize },
+    /// One send call of twenty segments (UDP_SEGMENT, as QUIC uses it).
+    UdpSegments { to: IpAddr, port: u16 },
     /// Opens a connection, then sends one line for every line on the child's stdin.
     TcpHold { to: IpAddr, port: u16 },
     /// `count` datagrams to each destination, interleaved, each in a call of its own.

@@ -27,6 +27,8 @@ fn main() -> io::Result<()> {
     }
     let outcome = match &task.action {
         Action::Tcp { to, port, timeout_ms } => tcp(&task, (*to, *port).into(), *timeout_ms)?,
+        Action::TcpBulk { to, port, bytes } => tcp_bulk(&task, (*to, *port).into(), *bytes)?,
+        Action::UdpSegments { to, port } => udp_segments(&task, (*to, *port).into())?,
         Action::TcpHold { to, port } => return tcp_hold(&task, (*to, *port).into()),
         Action::Udp { to, port, count, payload, connected } => {
             udp(&task, to, *port, *count, *payload, *connected)?
@@ -125,11 +127,16 @@ fn limit(fd: &OwnedFd, millis: u64) -> io::Result<()> {
 }
 
 fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    send_some(fd, bytes).map(drop)
+}
+
+/// How many bytes the kernel took.
+fn send_some(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the buffer is live and as long as said.
     let n = unsafe {
         libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
     };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
 }
 
 fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
@@ -161,6 +168,48 @@ fn tcp(task: &Task, to: SocketAddr, timeout_ms: u64) -> io::Result<Outcome> {
     ready()?;
     let start = Instant::now();
     let result = connect(&fd, to).and_then(|()| echo(&fd));
+    Ok(outcome(result, start))
+}
+
+fn tcp_bulk(task: &Task, to: SocketAddr, bytes: usize) -> io::Result<Outcome> {
+    let fd = open(task, to.ip(), libc::SOCK_STREAM, 0)?;
+    limit(&fd, 3000)?;
+    ready()?;
+    let start = Instant::now();
+    let result = connect(&fd, to).and_then(|()| {
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let chunk = vec![0x5a; 256 * 1024];
+                let mut left = bytes;
+                while left > 0 {
+                    let size = left.min(chunk.len());
+                    left -= send_some(&fd, &chunk[..size])?;
+                }
+                Ok::<(), io::Error>(())
+            });
+            let mut buffer = vec![0; 256 * 1024];
+            let mut left = bytes;
+            while left > 0 {
+                match receive(&fd, &mut buffer)? {
+                    0 => return Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
+                    n => left -= n,
+                }
+            }
+            sender.join().expect("the sender does not panic")
+        })
+    });
+    Ok(outcome(result, start))
+}
+
+fn udp_segments(task: &Task, to: SocketAddr) -> io::Result<Outcome> {
+    const UDP_SEGMENT: i32 = 103;
+    const SEGMENT: i32 = 1200;
+    let fd = open(task, to.ip(), libc::SOCK_DGRAM, 0)?;
+    sock::set(&fd, libc::SOL_UDP, UDP_SEGMENT, &SEGMENT)?;
+    ready()?;
+    let start = Instant::now();
+    let bytes = vec![0x5a; SEGMENT as usize * 20];
+    let result = connect(&fd, to).and_then(|()| send(&fd, &bytes));
     Ok(outcome(result, start))
 }
 
