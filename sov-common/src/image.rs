@@ -46,6 +46,8 @@ pub mod header {
     pub const MARKS: u32 = 19;
     /// Always 0, which the verifier cannot know: see [`super::Words::zero`].
     pub const ZERO: u32 = 22;
+    /// Highest-ranked tag that source prefixes or DSCP select, for frames that hide both.
+    pub const BLIND_TAG: u32 = 23;
     /// Length of the metadata in bytes, after the kernel's words.
     pub const METADATA_BYTES: u32 = 21;
     /// SHA-256 of the policy source and its data (8 words).

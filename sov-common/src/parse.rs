@@ -138,6 +138,13 @@ impl Parsed {
         tcp_flags: 0,
     };
 
+    /// Refused before its source was read. A packet from the unspecified address that is refused
+    /// counts as one: nothing is lost, it is refused.
+    #[inline(always)]
+    pub fn is_blind(&self) -> bool {
+        self.kind != kind::IP && self.kind != kind::ARP && self.src[0] | self.src[1] == 0
+    }
+
     #[inline(always)]
     pub fn source(&self) -> Address {
         address(self.family, self.src)

@@ -18,6 +18,8 @@ pub trait Origin {
     /// `None` where it is not known yet (an unbound socket).
     fn source(&self) -> Option<Address>;
     fn dscp(&self) -> Option<u8>;
+    /// A packet whose source and DSCP could not be read: it may belong to any tag that they select.
+    fn blind(&self) -> bool;
 }
 
 /// Deepest cgroup level that a selector may name.
@@ -45,6 +47,9 @@ pub fn tag_of<W: Words + ?Sized>(image: &W, origin: &impl Origin) -> Option<u8> 
             None => NO_TAG as u16,
         };
         best = min(best, value as u32);
+    }
+    if used & (flags::SOURCE | flags::DSCP) != 0 && origin.blind() {
+        best = min(best, image.word(header::BLIND_TAG));
     }
     if used & flags::UID != 0
         && let Some(uid) = origin.uid()

@@ -139,4 +139,9 @@ impl Origin for SkbOrigin<'_> {
     fn dscp(&self) -> Option<u8> {
         Some(self.parsed.dscp as u8)
     }
+
+    #[inline(always)]
+    fn blind(&self) -> bool {
+        self.parsed.is_blind()
+    }
 }

@@ -101,6 +101,11 @@ impl Origin for TaskOrigin<'_> {
     fn dscp(&self) -> Option<u8> {
         None
     }
+
+    #[inline(always)]
+    fn blind(&self) -> bool {
+        false
+    }
 }
 
 #[inline(always)]

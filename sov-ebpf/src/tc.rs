@@ -14,7 +14,7 @@ use sov_common::{
     classify::{Decision, TagEntry},
     image::{Words as _, header},
     judge::judge,
-    parse::{Frame, Packet as _, Parsed, parse, protocol},
+    parse::{Frame, Packet as _, Parsed, kind, parse, protocol},
     tags::tag_of,
     verdict::{Reason, Verdict},
 };
@@ -109,7 +109,9 @@ fn refuse(ctx: &TcContext, image: Image, scratch: *mut Scratch, refusal: &Refusa
     let skb = Skb(ctx);
     let raw = skb.raw();
     let tag = TagEntry::read(&image, slot);
-    if tag.replies() && is_reply(parsed) {
+    // An answer is a packet that was understood: what hides its nature is refused as any other.
+    let plain = parsed.kind == kind::IP && decision.reason != Reason::Tunnel as u8;
+    if tag.replies() && plain && is_reply(parsed) {
         emit::count(slot, Reason::Reply as u8, Verdict::Allow, packets, bytes);
         return SOV_PASS.load();
     }

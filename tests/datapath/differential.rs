@@ -213,12 +213,18 @@ pub(crate) fn in_memory<W: Words + ?Sized>(
     frame: &[u8],
     now: u64,
 ) -> (bool, Reason) {
-    let mut parsed = Parsed::EMPTY;
-    let outer = Frame { ethernet: true, protocol: 0, gso: false };
-    parse(&Bytes(frame), &outer, image.zero(), &mut parsed);
+    let parsed = parsed(frame);
     let decision = judge(image, tier, &parsed, || now as u32);
     let reason = Reason::from_u8(decision.reason).expect("a known reason");
     (decision.allow, reason)
+}
+
+/// The parser on memory.
+pub(crate) fn parsed(frame: &[u8]) -> Parsed {
+    let mut parsed = Parsed::EMPTY;
+    let outer = Frame { ethernet: true, protocol: 0, gso: false };
+    parse(&Bytes(frame), &outer, 0, &mut parsed);
+    parsed
 }
 
 /// A frame in memory, as a sized type.

@@ -59,6 +59,32 @@ fn parser_rules() {
     assert!(wrong.is_empty(), "{} rows differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// A frame that hides its source may be that of any tag that sources select: it is refused as theirs.
+#[test]
+fn frames_that_hide_their_source_are_not_untagged() {
+    let Some(kernel) = kernel_if_allowed("frames_that_hide_their_source_are_not_untagged") else {
+        return;
+    };
+    for selector in ["source = \"10.0.0.0/8\"", "dscp = 34"] {
+        let policy = rules::POLICY.replace("mark = \"0x30/0xf0\"", selector);
+        assert_ne!(policy, rules::POLICY);
+        kernel.publish(&worlds::compile(&policy, None), 1);
+        let mut blind = 0;
+        for (description, frame, allow, _) in rules::rows() {
+            let parsed = differential::parsed(&frame);
+            if !parsed.is_blind() {
+                continue;
+            }
+            assert!(!allow, "{description}");
+            if let Some(passed) = kernel.try_passes(&frame, 0) {
+                assert!(!passed, "{selector}: {description}");
+                blind += 1;
+            }
+        }
+        assert!(blind >= 5, "{blind} frames");
+    }
+}
+
 /// The verifier accepts every program, and every map opens with its user-side type.
 #[test]
 fn every_program_loads_and_every_map_opens() {

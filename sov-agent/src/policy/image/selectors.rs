@@ -63,6 +63,12 @@ pub(super) fn build(
             words.0.extend([*value, *mask, order.value(*slot), 0]);
         }
     }
+    // A frame that hides source and DSCP may be any of these tags': it counts as the strictest.
+    let by_dscp = selectors.dscps.iter().map(|(_, slot)| *slot);
+    let by_v4 = selectors.sources_v4.iter().filter_map(|(_, slot)| *slot);
+    let by_v6 = selectors.sources_v6.iter().filter_map(|(_, slot)| *slot);
+    let blind = by_dscp.chain(by_v4).chain(by_v6).map(|slot| order.value(slot)).min();
+    words.set(header::BLIND_TAG, blind.unwrap_or(NO_TAG));
     if sources(words, selectors, order)? {
         used |= flags::SOURCE;
     }
