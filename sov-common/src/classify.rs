@@ -5,7 +5,6 @@
 
 use crate::{
     image::{Words, decision, embedded, header, tag},
-    lookup::{lookup_v4, lookup_v6},
     verdict::{Reason, Verdict},
 };
 
@@ -102,9 +101,9 @@ pub fn classify<W: Words + ?Sized>(
     now: impl Fn() -> u32 + Copy,
 ) -> Decision {
     let class = match to.address {
-        Address::V4(address) => lookup_v4(image, header::DESTINATIONS, address),
+        Address::V4(address) => image.class_v4(address),
         Address::V6(high, low) => {
-            let class = lookup_v6(image, header::DESTINATIONS, high, low);
+            let class = image.class_v6(high, low);
             if class < embedded::FIRST {
                 class
             } else {
@@ -116,14 +115,14 @@ pub fn classify<W: Words + ?Sized>(
                     _ => (low as u32, None),
                 };
                 if let Some(client) = other {
-                    let server = lookup_v4(image, header::DESTINATIONS, address);
+                    let server = image.class_v4(address);
                     let decision = decide(image, tier, server, to, now);
                     if !decision.allow {
                         return decision;
                     }
-                    lookup_v4(image, header::DESTINATIONS, client)
+                    image.class_v4(client)
                 } else {
-                    lookup_v4(image, header::DESTINATIONS, address)
+                    image.class_v4(address)
                 }
             }
         }

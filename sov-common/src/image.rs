@@ -6,6 +6,8 @@
 //! with the slot size, so that a damaged image can give a wrong answer but never an invalid access;
 //! the agent verifies an image before it is made live.
 
+use crate::lookup::{lookup_v4, lookup_v6};
+
 /// `SOVI` in ASCII, read as a little-endian word.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"SOVI");
 
@@ -167,6 +169,19 @@ pub trait Words {
     #[inline(always)]
     fn zero(&self) -> u32 {
         self.word(header::ZERO)
+    }
+
+    /// Class of an IPv4 destination, host byte order. Overridden only to measure the image's own
+    /// lookup against another structure in the same program.
+    #[inline(always)]
+    fn class_v4(&self, address: u32) -> u16 {
+        lookup_v4(self, header::DESTINATIONS, address)
+    }
+
+    /// Class of an IPv6 destination, upper and lower half; overridden as above.
+    #[inline(always)]
+    fn class_v6(&self, high: u64, low: u64) -> u16 {
+        lookup_v6(self, header::DESTINATIONS, high, low)
     }
 }
 

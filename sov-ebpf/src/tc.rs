@@ -12,7 +12,7 @@ use aya_log_ebpf::{debug, info};
 use sov_common::{
     abi::{Event, FlowKey, Hook, ReplyKey, UNTAGGED},
     classify::{Decision, TagEntry},
-    image::{Words as _, header},
+    image::{Words, header},
     judge::judge,
     parse::{Frame, Packet as _, Parsed, kind, parse, protocol},
     tags::tag_of,
@@ -27,29 +27,36 @@ use crate::{
 
 #[classifier]
 fn sov_egress(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::TcEgress, true)
+    live(&ctx, Hook::TcEgress, true)
 }
 
 /// Interfaces without a link-layer header (tun, wireguard, ipip, sit, gre, ppp).
 #[classifier]
 fn sov_egress_l3(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::TcEgress, false)
+    live(&ctx, Hook::TcEgress, false)
 }
 
 #[classifier]
 fn sov_ingress(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::TcIngress, true)
+    live(&ctx, Hook::TcIngress, true)
 }
 
 #[classifier]
 fn sov_ingress_l3(ctx: TcContext) -> i32 {
-    run(&ctx, Hook::TcIngress, false)
+    live(&ctx, Hook::TcIngress, false)
 }
 
 #[inline(always)]
-fn run(ctx: &TcContext, hook: Hook, ethernet: bool) -> i32 {
+fn live(ctx: &TcContext, hook: Hook, ethernet: bool) -> i32 {
     // The agent attaches only after an image is live; without one nothing may leave.
     let Some(image) = Image::live() else { return TC_ACT_SHOT as i32 };
+    run(ctx, image, hook, ethernet)
+}
+
+/// The whole way of a packet. The image is a parameter for `bench.rs` alone, which measures this code
+/// with another lookup in its place.
+#[inline(always)]
+pub(crate) fn run<W: Words + Copy>(ctx: &TcContext, image: W, hook: Hook, ethernet: bool) -> i32 {
     let Some(scratch) = Scratch::mine() else { return TC_ACT_SHOT as i32 };
     // SAFETY: this CPU's own working memory, see its definition.
     let parsed = unsafe { &mut (*scratch).parsed };
@@ -76,7 +83,7 @@ fn run(ctx: &TcContext, hook: Hook, ethernet: bool) -> i32 {
 
 /// Unix seconds by the kernel's clock; the offset was set when the image was made live.
 #[inline(always)]
-pub(crate) fn now(image: &Image) -> u32 {
+pub(crate) fn now<W: Words>(image: &W) -> u32 {
     // SAFETY: no arguments.
     let seconds = unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000;
     (seconds as u32).wrapping_add(image.word(header::EPOCH))
@@ -102,7 +109,12 @@ struct Refusal {
 
 /// The slow path: count, record, act.
 #[inline(never)]
-fn refuse(ctx: &TcContext, image: Image, scratch: *mut Scratch, refusal: &Refusal) -> i32 {
+fn refuse<W: Words + Copy>(
+    ctx: &TcContext,
+    image: W,
+    scratch: *mut Scratch,
+    refusal: &Refusal,
+) -> i32 {
     // SAFETY: this CPU's own working memory, two fields of it.
     let (parsed, event) = unsafe { (&(*scratch).parsed, &mut (*scratch).event) };
     let Refusal { decision, slot, hook, packets, bytes } = *refusal;
