@@ -5,6 +5,7 @@
 mod dataset;
 mod demo;
 mod exec;
+mod figures;
 mod lint;
 mod packages;
 mod setup;
@@ -35,6 +36,8 @@ enum Verb {
     Test(test::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, tidy
     Lint,
+    /// Measure what a packet costs in the kernel: a table, and `figures.json` in the target folder
+    Figures,
     /// Make the world table that the agent embeds, from its pinned inputs
     Dataset(dataset::Args),
     /// Rules that no compiler checks: module boundaries, file headers and lengths, licences
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lint => lint::run(),
+        Verb::Figures => figures::run(),
         Verb::Dataset(args) => dataset::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Tidy => tidy::run(),
     };

@@ -105,17 +105,9 @@ fn unit(args: &Args, variables: &[(&str, String)]) -> Result<Tally> {
 }
 
 fn privileged(tier: &str, args: &Args, variables: &[(&str, String)]) -> Result<Tally> {
-    let mut build = exec::cargo();
-    build.current_dir(workspace::root());
-    build.args(["test", "--no-run", "--package", PACKAGE, "--test", tier]);
-    build.args(["--message-format", "json-render-diagnostics"]);
-    let output = build.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    if !output.status.success() {
-        eprintln!("error: tier {tier} does not build");
+    let Some((binary, folder)) = build(tier)? else {
         return Ok(Tally { failed: 1, ..Tally::default() });
-    }
-    let (binary, folder) = built_test(&String::from_utf8_lossy(&output.stdout), tier)
-        .with_context(|| format!("cargo built no test binary for tier {tier}"))?;
+    };
 
     let root = exec::elevation() != Elevation::Impossible;
     let how = if root {
@@ -135,6 +127,23 @@ fn privileged(tier: &str, args: &Args, variables: &[(&str, String)]) -> Result<T
     command.current_dir(folder).arg(format!("--test-threads={}", args.threads));
     command.arg("--show-output").args(&args.rest);
     watched(command)
+}
+
+/// Builds a test target of `sov-tests`: its binary and its package's folder. `None`: it does not
+/// build, and cargo has said why.
+pub(crate) fn build(tier: &str) -> Result<Option<(PathBuf, PathBuf)>> {
+    let mut build = exec::cargo();
+    build.current_dir(workspace::root());
+    build.args(["test", "--no-run", "--package", PACKAGE, "--test", tier]);
+    build.args(["--message-format", "json-render-diagnostics"]);
+    let output = build.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    if !output.status.success() {
+        eprintln!("error: {tier} does not build");
+        return Ok(None);
+    }
+    built_test(&String::from_utf8_lossy(&output.stdout), tier)
+        .with_context(|| format!("cargo built no test binary for {tier}"))
+        .map(Some)
 }
 
 /// Runs a test program, shows its output as it comes, and counts.
