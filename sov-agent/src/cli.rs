@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 
 pub mod check;
+pub mod demo;
 pub mod detach;
 pub mod doctor;
 pub mod explain;
@@ -69,6 +70,8 @@ pub enum Color {
 enum Command {
     /// Guards this host: attaches, enforces, records
     Run(run::Args),
+    /// Shows the main job end to end in private network namespaces
+    Demo(demo::Args),
     /// Removes the programs that a stopped agent left in force
     Detach(detach::Args),
     /// Whether a policy may be used, and everything that is wrong with it
@@ -91,6 +94,7 @@ impl Cli {
         let global = &self.global;
         match &self.command {
             Command::Run(args) => run::run(args, global),
+            Command::Demo(args) => demo::run(args, global),
             Command::Detach(args) => detach::run(args, global),
             Command::Check(args) => check::run(args, global),
             Command::Explain(args) => explain::run(args, global),

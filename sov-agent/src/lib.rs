@@ -5,6 +5,7 @@ pub mod cli;
 pub mod control;
 pub mod data;
 pub mod datapath;
+pub mod demo;
 pub mod flowlog;
 pub mod metrics;
 pub mod policy;

@@ -1,0 +1,403 @@
+//! Builds the stage, starts the agent, sends, compares. Says what happens through [`Event`]s; prints
+//! nothing.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
+    process::{Pid, Signal, kill_process},
+    thread::UnshareFlags,
+};
+use serde::Serialize;
+use sov_common::verdict::{Reason, Verdict};
+
+use super::{
+    bench::{self, Cost},
+    guard::PLAIN,
+    lab::Lab,
+    plan::{self, Expected, Group, Observed, Probe, Seen, Tag, Via, differences},
+    records::Records,
+    sink::Sinks,
+};
+use crate::{
+    control::{
+        client,
+        status::{Counter, Status},
+    },
+    flowlog::{record::Ledger, words::Word as _},
+};
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// A blocked flow is on record within this.
+const RECORD_LIMIT: Duration = Duration::from_secs(1);
+/// Arrivals that are wished for are waited for so long.
+const ARRIVAL_LIMIT: Duration = Duration::from_millis(500);
+
+/// What the stage was told.
+pub struct Setting {
+    /// The private cgroup folder, or why there is none.
+    pub cgroup: Result<PathBuf, String>,
+    /// This program.
+    pub program: PathBuf,
+}
+
+/// One probe, from three sides.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub probe: Probe,
+    pub observed: Observed,
+    /// Empty = as expected.
+    pub differences: Vec<String>,
+}
+
+/// What happens, as it happens.
+pub enum Event<'a> {
+    /// The agent runs; how long it took to start.
+    Ready {
+        agent: &'a Status,
+        took: Duration,
+    },
+    Group(&'a Group),
+    Probe(&'a Outcome),
+    /// Probes that were left out, and why.
+    Skipped {
+        what: &'static str,
+        why: &'a str,
+    },
+    /// The journal can be read in this folder, now.
+    Journal(&'a Path),
+}
+
+/// Everything that was observed.
+pub struct Report {
+    pub outcomes: Vec<Outcome>,
+    pub ledger: Ledger,
+    /// The longest time until all flows of a group were on record after its last probe.
+    pub slowest_record: Duration,
+    pub cost: [Cost; 2],
+    pub skipped: Vec<Skipped>,
+    /// Expectations about the whole that did not hold.
+    pub problems: Vec<String>,
+    pub took: Duration,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Skipped {
+    pub what: &'static str,
+    pub why: String,
+}
+
+/// Everything, from nothing to nothing.
+pub fn run(
+    setting: &Setting,
+    mut tell: impl FnMut(Event<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
+    let start = Instant::now();
+    let room = Room::new(setting)?;
+    let mut skipped = Vec::new();
+    let lab = Lab::new()?;
+    if let Err(why) = &setting.cgroup {
+        skipped.push(Skipped { what: "probes of workloads tagged by cgroup", why: why.clone() });
+    }
+    if !lab.ipv6 {
+        let why = "this kernel has no IPv6".into();
+        skipped.push(Skipped { what: "IPv6 probes", why });
+    }
+    for Skipped { what, why } in &skipped {
+        tell(Event::Skipped { what, why })?;
+    }
+    let sinks = Sinks::start(&lab)?;
+    let cgroups = setting.cgroup.is_ok();
+    let policy = plan::policy(cgroups);
+    settle(&lab, setting)?;
+    let mut agent = Agent::start(&room, setting, &lab, &policy)?;
+    tell(Event::Ready { agent: &agent.status()?, took: start.elapsed() })?;
+
+    let mut records = Records::open(&room.journal())?;
+    let (mut outcomes, mut slowest_record) = (Vec::new(), Duration::ZERO);
+    for group in plan::groups(lab.ipv6, cgroups) {
+        tell(Event::Group(&group))?;
+        let mut counted = Vec::new();
+        let seen = send(&group, setting, &lab, |probe, ask| {
+            let before = agent.status()?.counters;
+            let seen = ask()?;
+            wait_for_arrival(&sinks, probe);
+            counted.push(moved(probe.tag, &before, &agent.status()?.counters));
+            Ok(seen)
+        })?;
+        slowest_record = slowest_record.max(records.wait_for(&group, RECORD_LIMIT)?);
+        for ((probe, seen), counted) in group.probes.iter().zip(seen).zip(counted) {
+            let arrived = sinks.arrived(probe);
+            // The log has what is blocked, or would be; the kernel counts what passes.
+            let record = records.of(probe).or(counted.filter(|(v, _)| *v == Verdict::Allow));
+            let observed = Observed { seen, arrived, record };
+            let differences = differences(probe, &observed, cgroups);
+            let outcome = Outcome { probe: probe.clone(), observed, differences };
+            tell(Event::Probe(&outcome))?;
+            outcomes.push(outcome);
+        }
+    }
+    let mut problems = Vec::new();
+    let ledger = agent.status()?.ledger;
+    if !ledger.balances() || ledger.blocked == 0 {
+        problems.push("the ledger does not balance".into());
+    }
+    let status = agent.stop()?;
+    if !status.success() {
+        problems.push(format!("the agent ended with {status}: {}", agent.last_words()));
+    }
+    if room.pins().read_dir().is_ok_and(|mut pins| pins.next().is_some()) {
+        problems.push("the stopped agent left pins behind".into());
+    }
+    // What was blocked has had all the time since to leak.
+    for Outcome { probe, observed, differences: found } in &mut outcomes {
+        observed.arrived = sinks.arrived(probe);
+        *found = differences(probe, observed, cgroups);
+    }
+    tell(Event::Journal(&room.journal()))?;
+    let cost = bench::measure(&room.bpf().join("bench"), &plan::policy(false))?;
+    Ok(Report { outcomes, ledger, slowest_record, cost, skipped, problems, took: start.elapsed() })
+}
+
+/// Waits until every place answers: fresh links drop the first packets, and no agent is there yet.
+fn settle(lab: &Lab, setting: &Setting) -> anyhow::Result<()> {
+    let mut group = Group { tag: Tag::Untagged, via: Via::Nothing, probes: plan::hello(lab.ipv6) };
+    let start = Instant::now();
+    while start.elapsed() < SETTLE_LIMIT {
+        let mut seen = send(&group, setting, lab, |_, ask| ask())?.into_iter();
+        group.probes.retain(|_| seen.next().is_none_or(|seen| !seen.answered));
+        if group.probes.is_empty() {
+            return Ok(());
+        }
+    }
+    let silent: Vec<_> = group.probes.iter().map(|p| p.destination.to_string()).collect();
+    bail!("the private network does not work: no answer from {}", silent.join(", "))
+}
+
+fn wait_for_arrival(sinks: &Sinks, probe: &Probe) {
+    let start = Instant::now();
+    while probe.should_arrive() && sinks.arrived(probe) == 0 && start.elapsed() < ARRIVAL_LIMIT {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The verdict and reason of the tag whose counter moved; one that is not `allow` comes first.
+fn moved(tag: Tag, before: &[Counter], after: &[Counter]) -> Expected {
+    let packets = |of: &Counter| {
+        let same =
+            |c: &&Counter| (&c.tag, &c.verdict, &c.reason) == (&of.tag, &of.verdict, &of.reason);
+        before.iter().find(same).map_or(0, |c| c.packets)
+    };
+    let found = after.iter().filter(|counter| {
+        counter.tag.as_deref() == Some(tag.as_str()) && counter.packets > packets(counter)
+    });
+    let words = found.filter_map(|counter| {
+        Some((Verdict::parse(&counter.verdict)?, Reason::parse(&counter.reason)?))
+    });
+    words.min_by_key(|(verdict, _)| *verdict == Verdict::Allow)
+}
+
+/// The group's process does its probes one after the other. `each` is called around every one.
+fn send<'a>(
+    group: &'a Group,
+    setting: &Setting,
+    lab: &Lab,
+    each: impl FnMut(&'a Probe, &mut dyn FnMut() -> anyhow::Result<Seen>) -> anyhow::Result<Seen>,
+) -> anyhow::Result<Vec<Seen>> {
+    let mut command = lab.workload.command(&setting.program)?;
+    command.args(["demo", "--part", "workload"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("a workload cannot be started")?;
+    let talk = (|| {
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("a workload has no pipes");
+        };
+        if let Ok(folder) = &setting.cgroup {
+            let name = if group.via == Via::Cgroup { group.tag.as_str() } else { PLAIN };
+            // It has made no socket yet: it waits for its first probe.
+            let path = folder.join(name).join("cgroup.procs");
+            fs::write(&path, child.id().to_string())
+                .with_context(|| format!("moving a workload to {}", path.display()))?;
+        }
+        ask(&group.probes, stdin, stdout, each)
+    })();
+    if talk.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait()?;
+    let seen = talk?;
+    ensure!(status.success(), "a workload ended with {status}");
+    Ok(seen)
+}
+
+fn ask<'a>(
+    probes: &'a [Probe],
+    mut stdin: ChildStdin,
+    stdout: ChildStdout,
+    mut each: impl FnMut(&'a Probe, &mut dyn FnMut() -> anyhow::Result<Seen>) -> anyhow::Result<Seen>,
+) -> anyhow::Result<Vec<Seen>> {
+    let mut answers = BufReader::new(stdout).lines();
+    let mut seen = Vec::new();
+    for probe in probes {
+        let answer = each(probe, &mut || {
+            let mut line = serde_json::to_vec(probe)?;
+            line.push(b'\n');
+            stdin.write_all(&line).context("a workload went away")?;
+            Ok(serde_json::from_str(&answers.next().context("a workload went away")??)?)
+        })?;
+        seen.push(answer);
+    }
+    Ok(seen)
+}
+
+/// A tmpfs and a bpffs that only this process and its children see.
+struct Room(PathBuf);
+
+impl Room {
+    fn new(setting: &Setting) -> anyhow::Result<Self> {
+        // SAFETY: the stage has one thread and shares no mounts, descriptors or working folder.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+            .context("a mount namespace cannot be made; the demonstration needs CAP_SYS_ADMIN")?;
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+        if setting.cgroup.is_err() {
+            // With no folder of its own the agent would guard the sockets of the whole host.
+            while let Ok(root) = crate::datapath::CgroupRoot::discover(None) {
+                unmount(root.path(), UnmountFlags::DETACH)?;
+            }
+        }
+        let at = ["/mnt", "/media", "/tmp"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|path| path.is_dir() && !setting.program.starts_with(path))
+            .context("there is none of /mnt, /media, /tmp to mount a tmpfs on")?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("sovdemo", &at, "tmpfs", flags, Some(c"mode=0700"))
+            .with_context(|| format!("mounting a tmpfs on {}", at.display()))?;
+        let room = Self(at);
+        fs::create_dir(room.bpf())?;
+        mount("sovdemo", room.bpf(), "bpf", flags, Some(c"mode=0700"))
+            .context("mounting a bpffs; the kernel needs CONFIG_BPF_SYSCALL")?;
+        Ok(room)
+    }
+
+    fn bpf(&self) -> PathBuf {
+        self.0.join("bpf")
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.bpf().join("sov")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.state().join("flows")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("run/control.sock")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("agent.log")
+    }
+}
+
+/// `sov-agent run`, as an operator starts it.
+struct Agent {
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Agent {
+    fn start(room: &Room, setting: &Setting, lab: &Lab, policy: &str) -> anyhow::Result<Self> {
+        let file = room.0.join("policy.toml");
+        fs::write(&file, policy)?;
+        let mut command: Command = lab.workload.command(&setting.program)?;
+        command
+            .args(["run", "--metrics", "off", "--detach", "--policy"])
+            .arg(&file)
+            .env("SOV_STATE_DIR", room.state())
+            .env("SOV_RUN_DIR", room.0.join("run"))
+            .env("SOV_PIN_DIR", room.pins())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(room.log())?);
+        match &setting.cgroup {
+            Ok(folder) => command.env("SOV_CGROUP_ROOT", folder),
+            Err(_) => command.env_remove("SOV_CGROUP_ROOT"),
+        };
+        let child = command.spawn().context("the agent cannot be started")?;
+        let mut agent = Self { child, socket: room.socket(), log: room.log() };
+        let start = Instant::now();
+        while agent.status().is_err() {
+            if let Some(status) = agent.child.try_wait()? {
+                bail!("the agent did not start ({status}): {}", agent.last_words());
+            }
+            ensure!(
+                start.elapsed() < START_LIMIT,
+                "the agent does not answer: {}",
+                agent.last_words()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(agent)
+    }
+
+    fn status(&self) -> anyhow::Result<Status> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(client::status(&self.socket))?)
+    }
+
+    /// SIGINT, as Ctrl-C.
+    fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).context("the agent has no pid")?;
+        kill_process(pid, Signal::INT)?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if start.elapsed() > STOP_LIMIT {
+                let _ = self.child.kill();
+                bail!("the agent did not stop: {}", self.last_words());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The end of what it said on stderr.
+    fn last_words(&self) -> String {
+        let mut text = String::new();
+        // Without a log there is nothing to say.
+        let _ = File::open(&self.log).and_then(|file| file.take(1 << 16).read_to_string(&mut text));
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // After an error; an agent that was stopped is past both.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `v4` or `v6`, for people.
+pub fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "v6" } else { "v4" }
+}
