@@ -151,7 +151,8 @@ impl Recorder {
         let idle = if flows.len() * 4 > FLOWS * 3 { IDLE_NS / 30 } else { IDLE_NS };
         let mut records = Vec::new();
         for flow in flows {
-            let over = now.saturating_sub(flow.value.last_ns) > idle;
+            // At the end every entry is taken: the next agent starts with none that was told already.
+            let over = all || now.saturating_sub(flow.value.last_ns) > idle;
             let told_at = self.told.get(&flow.key).map_or(flow.value.first_ns, |t| t.at);
             let due = all || now.saturating_sub(told_at) >= REPORT_NS;
             if over {

@@ -77,7 +77,8 @@ impl Wiring {
         // A deleted interface took its links with it; their pins are empty shells.
         let pins = datapath.pins().links_dir();
         self.attached.retain(|(direction, link)| {
-            let alive = present.iter().any(|i| i.index == link.ifindex && i.name == link.target);
+            // A link follows the interface, not its name.
+            let alive = present.iter().any(|i| i.index == link.ifindex);
             if !alive {
                 let name = format!("{}-{}-{}", direction.as_str(), link.ifindex, link.target);
                 let _ = fs::remove_file(pins.join(name));
