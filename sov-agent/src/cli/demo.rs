@@ -236,7 +236,7 @@ impl Show {
             "\n{title} (sov-agent flows --tag sovereign --verdict block --limit {RECORDS})"
         )?;
         self.out.flush()?;
-        let color = self.out.paint(Paint::Bold, "") != "";
+        let color = !self.out.paint(Paint::Bold, "").is_empty();
         let output = Command::new(&setting.program)
             .args(["flows", "--tag", "sovereign", "--verdict", "block", "--limit", RECORDS])
             .arg(if color { "--color=always" } else { "--color=never" })

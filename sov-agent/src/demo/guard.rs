@@ -115,6 +115,7 @@ pub fn die_by(signal: i32) -> ! {
         libc::raise(signal);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
     }
+    #[expect(clippy::disallowed_methods, reason = "the signal did not end the process")]
     std::process::exit(128 + signal)
 }
 

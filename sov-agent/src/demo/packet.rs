@@ -43,21 +43,20 @@ pub fn udp(source: IpAddr, from: u16, destination: IpAddr, to: u16) -> Vec<u8> {
 
 /// Source address and key of a packet without link-layer header; `None` for what is not counted.
 pub fn arrival(packet: &[u8]) -> Option<(IpAddr, ArrivalKey)> {
-    let (source, destination, protocol, rest): (IpAddr, IpAddr, u8, &[u8]) = match packet.first()?
-        >> 4
-    {
-        4 => {
-            let address = |at: usize| Some(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?);
-            let length = usize::from(packet.first()? & 15) * 4;
-            let rest = packet.get(length..)?;
-            (address(12)?.into(), address(16)?.into(), *packet.get(9)?, rest)
-        }
-        6 => {
-            let address = |at: usize| Some(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?);
-            (address(8)?.into(), address(24)?.into(), *packet.get(6)?, packet.get(40..)?)
-        }
-        _ => return None,
-    };
+    let (source, destination, protocol, rest): (IpAddr, IpAddr, u8, &[u8]) =
+        match packet.first()? >> 4 {
+            4 => {
+                let address = |at: usize| <[u8; 4]>::try_from(packet.get(at..at + 4)?).ok();
+                let length = usize::from(packet.first()? & 15) * 4;
+                let rest = packet.get(length..)?;
+                (address(12)?.into(), address(16)?.into(), *packet.get(9)?, rest)
+            }
+            6 => {
+                let address = |at: usize| <[u8; 16]>::try_from(packet.get(at..at + 16)?).ok();
+                (address(8)?.into(), address(24)?.into(), *packet.get(6)?, packet.get(40..)?)
+            }
+            _ => return None,
+        };
     let word = |at: usize| Some(u16::from_be_bytes(rest.get(at..at + 2)?.try_into().ok()?));
     let number = match (protocol, *rest.first()?) {
         (6 | 17, _) => word(0)?,
