@@ -2,26 +2,23 @@
 //! that the other side opens.
 
 use aya_ebpf::{
-    EbpfContext as _,
-    bindings::TC_ACT_SHOT,
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_skb_cgroup_id},
-    macros::classifier,
+    bindings::TC_ACT_SHOT, helpers::generated::bpf_ktime_get_boot_ns, macros::classifier,
     programs::TcContext,
 };
-use aya_log_ebpf::{debug, info};
 use sov_common::{
-    abi::{Event, FlowKey, Hook, ReplyKey, UNTAGGED},
-    classify::{Decision, TagEntry},
+    abi::{Hook, UNTAGGED},
+    classify::TagEntry,
     image::{Words, header},
     judge::judge,
-    parse::{Frame, Packet as _, Parsed, kind, parse, protocol},
+    parse::{Frame, Parsed, parse, protocol},
     tags::tag_of,
-    verdict::{Reason, Verdict},
+    verdict::Verdict,
 };
 
 use crate::{
-    emit::{self, mapped},
+    emit,
     maps::{Image, SOV_PASS, SOV_REPLIES, Scratch},
+    refuse::{Refusal, refuse, reply_key},
     skb::{Skb, SkbOrigin},
 };
 
@@ -98,88 +95,6 @@ fn parse_skb(ctx: &TcContext, ethernet: bool, zero: u32, out: &mut Parsed) {
     parse(&skb, &frame, zero, out);
 }
 
-/// What the slow path needs besides the packet.
-struct Refusal {
-    decision: Decision,
-    slot: u8,
-    hook: Hook,
-    packets: u64,
-    bytes: u64,
-}
-
-/// The slow path: count, record, act.
-#[inline(never)]
-fn refuse<W: Words + Copy>(
-    ctx: &TcContext,
-    image: W,
-    scratch: *mut Scratch,
-    refusal: &Refusal,
-) -> i32 {
-    // SAFETY: this CPU's own working memory, two fields of it.
-    let (parsed, event) = unsafe { (&(*scratch).parsed, &mut (*scratch).event) };
-    let Refusal { decision, slot, hook, packets, bytes } = *refusal;
-    let skb = Skb(ctx);
-    let raw = skb.raw();
-    let tag = TagEntry::read(&image, slot);
-    // An answer is a packet that was understood: what hides its nature is refused as any other.
-    let plain = parsed.kind == kind::IP && decision.reason != Reason::Tunnel as u8;
-    if tag.replies() && plain && is_reply(parsed) {
-        emit::count(slot, Reason::Reply as u8, Verdict::Allow, packets, bytes);
-        return SOV_PASS.load();
-    }
-    let verdict = decision.verdict(tag.enforce());
-    let egress = matches!(hook, Hook::TcEgress);
-    *event = Event {
-        key: FlowKey {
-            src: mapped(parsed.source()),
-            dst: mapped(parsed.destination()),
-            sport: parsed.sport as u16,
-            dport: parsed.dport as u16,
-            proto: parsed.protocol as u8,
-            tag: slot,
-            verdict: verdict as u8,
-            reason: decision.reason,
-            ifindex: raw.ifindex,
-            hook: hook as u8,
-            pad: [0; 3],
-        },
-        // SAFETY: no arguments.
-        time_ns: unsafe { bpf_ktime_get_boot_ns() },
-        packets,
-        bytes,
-        // SAFETY: the context is a __sk_buff.
-        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        cgroup: 0,
-        generation: image.word(header::GENERATION),
-        class: decision.class,
-        rule: decision.rule,
-        pid: 0,
-        uid: 0,
-        comm: [0; 16],
-        ingress_ifindex: raw.ingress_ifindex,
-        has_owner: 0,
-        socket_type: 0,
-        src_mac: [0; 6],
-        mark: raw.mark,
-        ethertype: parsed.ethertype as u16,
-        pad: [0; 6],
-    };
-    if egress {
-        // SAFETY: as above.
-        event.cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
-    } else if let Some([high, low]) = skb.words_at::<2>(6) {
-        let (h, l) = (high.to_be_bytes(), low.to_be_bytes());
-        event.src_mac = [h[0], h[1], h[2], h[3], l[0], l[1]];
-    }
-    emit::blocked(event);
-    if matches!(verdict, Verdict::Block) {
-        info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
-        return TC_ACT_SHOT as i32;
-    }
-    debug!(ctx, "tag {} verdict would_block reason {}", slot, emit::word(decision.reason));
-    SOV_PASS.load()
-}
-
 /// Remembers who spoke first. Attached to uplinks only while a tag has `replies = "allow"`.
 #[classifier]
 fn sov_inbound(ctx: TcContext) -> i32 {
@@ -217,36 +132,4 @@ fn inbound(ctx: &TcContext, ethernet: bool) -> i32 {
         let _ = SOV_REPLIES.insert(&key, &time, 0);
     }
     SOV_PASS.load()
-}
-
-#[inline(always)]
-fn is_reply(parsed: &Parsed) -> bool {
-    let answers = match parsed.protocol {
-        protocol::TCP | protocol::UDP => true,
-        protocol::ICMP => parsed.dport == 0,
-        protocol::ICMPV6 => parsed.dport == 129 << 8,
-        _ => false,
-    };
-    let key = reply_key(parsed, false);
-    answers && SOV_REPLIES.get_ptr(&key).is_some()
-}
-
-/// The same key for a packet of the other side and for the answer to it.
-#[inline(always)]
-fn reply_key(parsed: &Parsed, inbound: bool) -> ReplyKey {
-    let ports = parsed.protocol == protocol::TCP || parsed.protocol == protocol::UDP;
-    let (sport, dport) = if ports { (parsed.sport, parsed.dport) } else { (0, 0) };
-    let (remote, local, remote_port, local_port) = if inbound {
-        (parsed.source(), parsed.destination(), sport, dport)
-    } else {
-        (parsed.destination(), parsed.source(), dport, sport)
-    };
-    ReplyKey {
-        remote: mapped(remote),
-        local: mapped(local),
-        remote_port: remote_port as u16,
-        local_port: local_port as u16,
-        proto: parsed.protocol as u8,
-        pad: [0; 3],
-    }
 }
