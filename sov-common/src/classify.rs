@@ -86,6 +86,18 @@ impl TagEntry {
         (self.0 >> tag::RESPONSE_SHIFT) & 0xff == tag::REJECT
     }
 
+    /// The socket hooks may refuse on behalf of the packet hooks.
+    #[inline(always)]
+    pub const fn early(self) -> bool {
+        self.0 & tag::EARLY != 0
+    }
+
+    /// A datagram may be an answer that the packet hooks let pass.
+    #[inline(always)]
+    pub const fn answers(self) -> bool {
+        self.0 & tag::ANSWERS != 0
+    }
+
     #[inline(always)]
     pub const fn replies(self) -> bool {
         self.0 & tag::REPLIES != 0

@@ -151,6 +151,10 @@ pub mod tag {
     pub const REJECT: u32 = 1;
     pub const DROP: u32 = 2;
     pub const REPLIES: u32 = 1 << 24;
+    /// The socket hooks may refuse: no selector that only packets show can lead to a freer tag.
+    pub const EARLY: u32 = 1 << 25;
+    /// Datagrams may be answers: this tag, or one that only packets show, has `replies = "allow"`.
+    pub const ANSWERS: u32 = 1 << 26;
     pub const WORDS: u32 = 4;
 }
 

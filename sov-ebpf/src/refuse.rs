@@ -104,16 +104,45 @@ pub(crate) fn refuse<W: Words + Copy>(
     SOV_PASS.load()
 }
 
+/// TCP flags.
+pub(crate) const SYN: u32 = 2;
+pub(crate) const ACK: u32 = 16;
+
+const SECOND: u64 = 1_000_000_000;
+/// A conversation is over when nobody spoke for this long. TCP keep-alives start after two hours.
+const IDLE_TCP: u64 = 24 * 60 * 60 * SECOND;
+const IDLE: u64 = 180 * SECOND;
+
+/// The packet answers somebody who spoke first, not too long ago.
 #[inline(always)]
 fn is_reply(parsed: &Parsed) -> bool {
     let answers = match parsed.protocol {
-        protocol::TCP | protocol::UDP => true,
+        // Opening is not answering, though the four numbers be those of an old conversation.
+        protocol::TCP => parsed.tcp_flags & (SYN | ACK) != SYN,
+        protocol::UDP => true,
         protocol::ICMP => parsed.dport == 0,
         protocol::ICMPV6 => parsed.dport == 129 << 8,
         _ => false,
     };
     let key = reply_key(parsed, false);
-    answers && SOV_REPLIES.get_ptr(&key).is_some()
+    if !answers {
+        return false;
+    }
+    let Some(last) = SOV_REPLIES.get_ptr_mut(&key) else { return false };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let idle = if parsed.protocol == protocol::TCP { IDLE_TCP } else { IDLE };
+    // SAFETY: a live map value; whichever CPU wrote last wrote a time of now. A time of another CPU may
+    // be ahead of ours.
+    if now.saturating_sub(unsafe { *last }) > idle {
+        return false;
+    }
+    // A TCP conversation goes on with every packet; who asks by datagrams renews by asking.
+    if parsed.protocol == protocol::TCP {
+        // SAFETY: as above.
+        unsafe { *last = now };
+    }
+    true
 }
 
 /// The same key for a packet of the other side and for the answer to it.

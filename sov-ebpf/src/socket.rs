@@ -112,6 +112,7 @@ impl Origin for TaskOrigin<'_> {
 fn run(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     let Some(image) = Image::live() else { return EPERM };
     // A selector that only packets show may still tag what passes here: the packet hooks decide then.
+    // Where it could lead to a freer tag, the image says so and nothing is refused here.
     let Some(slot) = tag_of(&image, &TaskOrigin(ctx)) else { return PASS };
     // SAFETY: the context of these programs is a bpf_sock_addr.
     let (protocol, port, kind) = unsafe {
@@ -122,7 +123,8 @@ fn run(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     own(cookie);
     let tag = TagEntry::read(&image, slot);
-    if !tag.enforce() || !tag.reject() {
+    // An answer is known by its packet alone; a new TCP connection never is one.
+    if !tag.early() || tag.answers() && protocol as u32 != protocol::TCP {
         return PASS;
     }
     // Ports of raw sockets are protocol numbers or nothing.

@@ -18,7 +18,7 @@ use sov_common::{
 use crate::{
     emit,
     maps::{Image, SOV_PASS, SOV_REPLIES, Scratch},
-    refuse::{Refusal, refuse, reply_key},
+    refuse::{ACK, Refusal, SYN, refuse, reply_key},
     skb::{Skb, SkbOrigin},
 };
 
@@ -105,9 +105,6 @@ fn sov_inbound(ctx: TcContext) -> i32 {
 fn sov_inbound_l3(ctx: TcContext) -> i32 {
     inbound(&ctx, false)
 }
-
-const SYN: u32 = 2;
-const ACK: u32 = 16;
 
 #[inline(always)]
 fn inbound(ctx: &TcContext, ethernet: bool) -> i32 {

@@ -1,9 +1,13 @@
 //! Audit and enforce; the monitor-only and default profiles; clean stop.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::Duration,
+};
 
 use sov_tests::{
     agent::{Agent, Host},
+    cgroup::Cgroup,
     lab::{Lab, SOURCE4, SOURCE6, UPLINK},
     require_root,
     sink::{Recorder, TcpEcho},
@@ -246,4 +250,86 @@ fn replies_pass_only_where_the_tag_allows_them() {
         assert!(!own.ok, "{own:?}");
     }
     assert!(seen.by_destination(WAIT).is_empty(), "only answers pass");
+}
+
+/// The socket hooks know answers no better than openings, so they leave datagrams to the packet hooks.
+#[test]
+fn a_udp_server_answers_where_the_tag_allows_replies() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let [four, six] = place::ABROAD;
+    lab.internet
+        .ip(&format!("addr add {four}/32 dev lo\naddr add {six}/128 dev lo nodad"))
+        .unwrap();
+    let text = |replies: &str| {
+        let tags = tag("server", 1, "mark = \"0x30/0xf0\"") + replies;
+        policy("enforce", &tags)
+            .replace("mode = \"enforce\"", "mode = \"enforce\"\nresponse = \"reject\"")
+    };
+    let ask = |family: usize| {
+        let (from, to) =
+            ([ip(four), ip(six)][family], [IpAddr::from(SOURCE4), SOURCE6.into()][family]);
+        let client = lab.internet.run(|| UdpSocket::bind((from, 0))).unwrap();
+        let server = lab.work.run(|| UdpSocket::bind((to, 5353))).unwrap();
+        sov_tests::sock::set(&server, libc::SOL_SOCKET, libc::SO_MARK, &0x30u32).unwrap();
+        for socket in [&client, &server] {
+            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        }
+        let mut buffer = [0; 16];
+        client.send_to(b"question", (to, 5353)).unwrap();
+        let (_, peer) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(b"answer", peer)?;
+        client.recv_from(&mut buffer).map(|(length, _)| assert_eq!(&buffer[..length], b"answer"))
+    };
+    let agent = Agent::with_policy(&host, &lab.work, &text("")).unwrap();
+    for family in 0..2 {
+        let refused = ask(family).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM), "without replies: {refused}");
+    }
+    agent.stop().unwrap();
+    let _agent = Agent::with_policy(&host, &lab.work, &text("replies = \"allow\"\n")).unwrap();
+    for family in 0..2 {
+        ask(family).unwrap();
+    }
+    // Who was not asked may still not speak, and TCP is refused at once.
+    let seen = Recorder::new(&lab.internet).unwrap();
+    let work = Workload::new(&lab.work).mark(0x30);
+    work.udp(&place::ABROAD.map(ip)).unwrap();
+    for to in place::ABROAD.map(ip) {
+        assert_eq!(work.tcp(to, 443).unwrap().errno, Some(libc::EPERM), "{to}");
+    }
+    assert!(seen.by_destination(WAIT).is_empty(), "only answers pass");
+}
+
+/// A socket call shows no source: where that may lead to a tag which only audits, the packet decides.
+#[test]
+fn a_socket_hook_does_not_refuse_what_a_higher_audited_tag_may_pass() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let group = Cgroup::new().unwrap();
+    let tags = |mode: &str| {
+        let sources = "source = \"10.20.0.0/16\" }, { source = \"fd00:20::/32\"";
+        let watched = tag("watched", 2, sources) + &format!("mode = \"{mode}\"\n");
+        policy("enforce", &(tag("kept", 1, &format!("cgroup = \"{}\"", group.name)) + &watched))
+    };
+    let _echo = TcpEcho::start(&lab.internet, 443).unwrap();
+    let work = Workload::new(&lab.work).cgroup(&group);
+    let agent = Agent::with_policy(&host, &lab.work, &tags("audit")).unwrap();
+    for to in place::ABROAD.map(ip) {
+        let passed = work.tcp(to, 443).unwrap();
+        assert!(passed.ok, "{to}: {passed:?}");
+        let (record, _) =
+            host.wait_record(Duration::from_secs(1), |r| is_to(r, &to.to_string())).unwrap();
+        assert_eq!(record["unmapped"]["tag"], "watched", "{record:#}");
+        assert_eq!(record["unmapped"]["verdict"], "would_block", "{record:#}");
+    }
+    agent.stop().unwrap();
+    let _agent = Agent::with_policy(&host, &lab.work, &tags("enforce")).unwrap();
+    for to in place::ABROAD.map(ip) {
+        assert_eq!(work.tcp(to, 443).unwrap().errno, Some(libc::EPERM), "{to}");
+    }
 }

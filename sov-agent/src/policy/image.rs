@@ -4,6 +4,7 @@
 //! has already reduced them to classes and decisions.
 
 mod build;
+mod early;
 mod file;
 mod selectors;
 mod spec;

@@ -8,7 +8,7 @@ use sov_common::{
 };
 
 use super::{
-    selectors,
+    early, selectors,
     spec::{DecisionSpec, Final, ImageSpec, Mode, Response, TagSpec},
     v4, v6,
 };
@@ -54,7 +54,7 @@ impl Image {
         decisions(&mut words, spec)?;
         v4::build(&mut words, header::DESTINATIONS, &spec.v4);
         v6::build(&mut words, header::DESTINATIONS, &spec.v6)?;
-        let order = tags(&mut words, &spec.tags);
+        let order = tags(&mut words, spec);
         words.set(
             header::DEFAULT_TAG,
             spec.untagged.map_or(image::NO_TAG, |slot| order.value(slot)),
@@ -235,8 +235,8 @@ impl Order {
     }
 }
 
-fn tags(words: &mut Layout, tags: &[TagSpec]) -> Order {
-    let mut sorted: Vec<&TagSpec> = tags.iter().collect();
+fn tags(words: &mut Layout, spec: &ImageSpec) -> Order {
+    let mut sorted: Vec<&TagSpec> = spec.tags.iter().collect();
     sorted.sort_by_key(|t| (std::cmp::Reverse(t.rank), t.slot));
     let mut order = Order([image::NO_TAG; MAX_TAGS as usize]);
     for (i, t) in sorted.iter().enumerate() {
@@ -252,6 +252,7 @@ fn tags(words: &mut Layout, tags: &[TagSpec]) -> Order {
         let replies = if t.replies { tag::REPLIES } else { 0 };
         let word =
             u32::from(t.tier) | mode << tag::MODE_SHIFT | response << tag::RESPONSE_SHIFT | replies;
+        let word = word | early::bits(spec, t);
         let at = header::TAGS + u32::from(t.slot) * tag::WORDS;
         words.set(at, word);
         words.set(at + 1, u32::from(t.rank));

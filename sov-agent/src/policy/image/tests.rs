@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use sov_common::{
+    classify::TagEntry,
     image::header,
     lookup::{lookup_key, lookup_v4, lookup_v6},
     verdict::Reason,
@@ -134,4 +135,35 @@ fn what_no_image_can_hold_is_refused() {
     assert!(matches!(intervals(vec![(1, 0)]), Err(BuildError::Intervals { .. })));
     assert!(matches!(intervals(vec![(0, CLASSES)]), Err(BuildError::Intervals { .. })));
     assert!(matches!(intervals(vec![(0, 0), (5, 1), (5, 2)]), Err(BuildError::Intervals { .. })));
+}
+
+#[test]
+fn the_socket_hooks_refuse_only_what_no_hidden_selector_frees() {
+    let tag = |slot, rank, mode| TagSpec {
+        slot,
+        rank,
+        tier: 0,
+        mode,
+        response: Response::Reject,
+        replies: false,
+    };
+    // Slot 0 is found by cgroup, slot 1 by source.
+    let early = |mode, rank, replies, untagged| {
+        let mut spec = spec(vec![(0, 0)], vec![(0, 0)]);
+        spec.tags = vec![tag(0, 5, Mode::Enforce), TagSpec { replies, ..tag(1, rank, mode) }];
+        spec.selectors.cgroups = vec![(7, 1, 0)];
+        spec.selectors.sources_v4 = vec![(0, None), (9, Some(1))];
+        spec.untagged = untagged;
+        let entry = TagEntry::read(Image::build(&spec).unwrap().words(), 0);
+        (entry.early(), entry.answers())
+    };
+    assert_eq!(early(Mode::Enforce, 6, false, None), (true, false), "it refuses as well");
+    assert_eq!(early(Mode::Audit, 6, false, None), (false, false), "it would pass");
+    assert_eq!(early(Mode::Audit, 4, false, None), (true, false), "a lower rank never wins");
+    assert_eq!(
+        early(Mode::Enforce, 4, false, Some(0)),
+        (false, false),
+        "any rank beats the default"
+    );
+    assert_eq!(early(Mode::Enforce, 6, true, None), (true, true), "its answers pass");
 }
