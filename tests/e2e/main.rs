@@ -7,6 +7,7 @@ mod continuity;
 mod identity;
 mod japan;
 mod modes;
+mod ocsf;
 mod records;
 mod wire;
 

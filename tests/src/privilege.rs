@@ -23,7 +23,7 @@ fn missing() -> Option<&'static str> {
 }
 
 /// True where privileged tests must run: CI, or an explicit wish.
-fn required() -> bool {
+pub fn required() -> bool {
     let set = |name: &str, value: &str| env::var(name).is_ok_and(|v| v == value);
     set("SOV_REQUIRE_PRIVILEGED", "1") || set("CI", "true")
 }

@@ -5,12 +5,14 @@
 mod apt;
 mod compiler;
 mod linker;
+mod python;
 
 use std::time::Instant;
 
 use anyhow::Result;
 
 pub(crate) use compiler::running as running_compiler;
+pub(crate) use python::ocsf;
 
 use crate::{exec, packages};
 

@@ -25,6 +25,8 @@ use libtest::{Tally, Watcher};
 
 const UNIT: &str = "unit";
 const PACKAGE: &str = "sov-tests";
+/// The tier that holds records against the published schema.
+const VALIDATING: &str = "e2e";
 
 /// The order in which tiers make sense: a broken datapath explains a broken end-to-end test.
 const ORDER: &[&str] = &["datapath", "e2e", "cli"];
@@ -54,8 +56,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ]))?;
     let agent = workspace::built(&metadata, "sov-agent")?;
     let mut variables = vec![("SOV_AGENT_BIN", agent.display().to_string())];
-    if privileges_required() {
+    let required = privileges_required();
+    if required {
         variables.push(("SOV_REQUIRE_PRIVILEGED", "1".to_owned()));
+    }
+    if tiers.iter().any(|tier| tier == VALIDATING) {
+        match setup::ocsf(&workspace::target_folder(&metadata)?) {
+            Ok(python) => variables.push(("SOV_OCSF_PYTHON", python.display().to_string())),
+            Err(error) if required => return Err(error.context("no OCSF validator")),
+            Err(error) => eprintln!(
+                "warning: no OCSF validator, so the test of records against the published schema \
+                 skips itself: {error:#}"
+            ),
+        }
     }
 
     let mut total = Tally::default();
