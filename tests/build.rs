@@ -1,7 +1,8 @@
-//! Builds the programs that measure the packet path and leaves them at `$OUT_DIR/sov-bench.o`.
+//! Builds the programs of the benchmark: `$OUT_DIR/sov-bench.o` measures the packet path, `sov-lab.o`
+//! is the sink, floor and generator around it.
 //!
 //! They share the agent's build folder: `core` for the BPF target is compiled once. Where the agent
-//! was given a prebuilt object there is none, and the file is empty; the measurement then says so.
+//! was given a prebuilt object there are none, and the files are empty; the measurement then says so.
 
 #[path = "../sov-agent/build/ebpf.rs"]
 mod ebpf;
@@ -13,15 +14,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+const PROGRAMS: [&str; 2] = ["sov-bench", "sov-lab"];
+
 fn main() -> ebpf::Result<()> {
     println!("cargo:rerun-if-env-changed=SOV_EBPF_OBJECT");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let object = out.join("sov-bench.o");
     let Some(target_dir) = env::var_os("DEP_SOV_EBPF_TARGET_DIR") else {
-        fs::write(object, [])?;
+        for program in PROGRAMS {
+            fs::write(out.join(format!("{program}.o")), [])?;
+        }
         return Ok(());
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    fs::copy(ebpf::build("sov-bench", &root, &out, Path::new(&target_dir))?, object)?;
+    for program in PROGRAMS {
+        let object = ebpf::build(program, &root, &out, Path::new(&target_dir))?;
+        fs::copy(object, out.join(format!("{program}.o")))?;
+    }
     Ok(())
 }

@@ -26,7 +26,15 @@ pub(crate) fn run(by: packages::Use) -> Result<()> {
             exec::have(package.name);
         } else {
             exec::step(&format!("installing {}", package.name), package.why);
-            apt::install(&[package.name])?;
+            match apt::install(&[package.name]) {
+                Err(error) if package.optional => {
+                    exec::step(
+                        &format!("going on without {}", package.name),
+                        &format!("{error:#}"),
+                    );
+                }
+                outcome => outcome?,
+            }
         }
     }
     eprintln!("set-up complete in {:.1} s", start.elapsed().as_secs_f64());

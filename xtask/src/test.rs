@@ -118,7 +118,7 @@ fn unit(args: &Args, variables: &[(&str, String)]) -> Result<Tally> {
 }
 
 fn privileged(tier: &str, args: &Args, variables: &[(&str, String)]) -> Result<Tally> {
-    let Some((binary, folder)) = build(tier)? else {
+    let Some((binary, folder)) = build(tier, Profile::Dev)? else {
         return Ok(Tally { failed: 1, ..Tally::default() });
     };
 
@@ -142,13 +142,23 @@ fn privileged(tier: &str, args: &Args, variables: &[(&str, String)]) -> Result<T
     watched(command)
 }
 
+/// How a test target is built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
 /// Builds a test target of `sov-tests`: its binary and its package's folder. `None`: it does not
 /// build, and cargo has said why.
-pub(crate) fn build(tier: &str) -> Result<Option<(PathBuf, PathBuf)>> {
+pub(crate) fn build(tier: &str, profile: Profile) -> Result<Option<(PathBuf, PathBuf)>> {
     let mut build = exec::cargo();
     build.current_dir(workspace::root());
     build.args(["test", "--no-run", "--package", PACKAGE, "--test", tier]);
     build.args(["--message-format", "json-render-diagnostics"]);
+    if profile == Profile::Release {
+        build.arg("--release");
+    }
     let output = build.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     if !output.status.success() {
         eprintln!("error: {tier} does not build");

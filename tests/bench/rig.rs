@@ -12,6 +12,7 @@ use sov_common::abi::{FlowKey, FlowValue};
 use sov_tests::{
     agent::Host,
     bpf::{Program, SkBuff},
+    cpu,
 };
 
 use crate::tables::{SET, Table};
@@ -43,10 +44,6 @@ impl Target {
         let word = |i: u32| (address >> (96 - 32 * i)) as u32;
         let port = u32::from((index as u16).to_be());
         Self { address: [word(0), word(1), word(2), word(3)], port, pad: 0 }
-    }
-
-    pub(crate) fn number(&self) -> u128 {
-        self.address.iter().fold(0, |number, word| number << 32 | u128::from(*word))
     }
 }
 
@@ -82,12 +79,40 @@ const KINDS: [(Kind, &str); 5] = [
 ];
 
 pub(crate) struct Rig {
-    programs: Vec<Program>,
+    runner: Runner,
     ebpf: Ebpf,
     events: EventReader,
+    publisher: Publisher,
+    _host: Host,
+}
+
+/// The loaded programs of [`KINDS`].
+pub(crate) struct Runner(Vec<Program>);
+
+/// The product's own programs and maps.
+pub(crate) struct Publisher {
     pub(crate) datapath: Datapath,
     generation: u32,
-    _host: Host,
+}
+
+impl Publisher {
+    pub(crate) fn publish(&mut self, table: &Table) {
+        self.generation += 1;
+        let words = table.image().live(self.generation, 0);
+        self.datapath.publish(&words).expect("the image is published");
+    }
+}
+
+impl Runner {
+    /// Runs a program on a frame; its last return code and the CPU nanoseconds per run. CPU time, not
+    /// wall time: what else runs on the machine then disturbs caches only.
+    pub(crate) fn run(&self, kind: Kind, frame: &[u8], mark: u32, repeat: u32) -> (u32, f64) {
+        let context = SkBuff::with_mark(mark);
+        let program = &self.0[kind as usize];
+        let start = cpu::thread_ns();
+        let (code, _) = program.run_repeated(frame, &context, repeat).expect("a test run");
+        (code, (cpu::thread_ns() - start) as f64 / f64::from(repeat))
+    }
 }
 
 impl Rig {
@@ -96,7 +121,6 @@ impl Rig {
             !OBJECT.is_empty(),
             "built with SOV_EBPF_OBJECT: the measuring programs need the compiler of `cargo xtask setup`"
         );
-        pin_to_a_cpu();
         let host = Host::new().expect("a bpffs");
         let options =
             Options { pins: host.pin_dir(), pass_is_final: false, tc: Tc::Tcx, log: None };
@@ -120,7 +144,8 @@ impl Rig {
                 Program::from_fd(fd.try_clone_to_owned().expect("dup"))
             })
             .collect();
-        Self { programs, ebpf, events, datapath, generation: 0, _host: host }
+        let publisher = Publisher { datapath, generation: 0 };
+        Self { runner: Runner(programs), ebpf, events, publisher, _host: host }
     }
 
     /// Makes a table live and fills the trie of one family with the same; returns its prefixes.
@@ -141,9 +166,12 @@ impl Rig {
     }
 
     pub(crate) fn publish(&mut self, table: &Table) {
-        self.generation += 1;
-        let words = table.image().live(self.generation, 0);
-        self.datapath.publish(&words).expect("the image is published");
+        self.publisher.publish(table);
+    }
+
+    /// For a reader beside a writer.
+    pub(crate) fn split(&mut self) -> (&Runner, &mut Publisher) {
+        (&self.runner, &mut self.publisher)
     }
 
     /// Stores a set of destinations; there is room for four.
@@ -165,14 +193,8 @@ impl Rig {
         map.set(0, cursor, 0).expect("the cursor");
     }
 
-    /// Runs a program on a frame; its last return code and the CPU nanoseconds per run. CPU time, not
-    /// wall time: what else runs on the machine then disturbs caches only.
     pub(crate) fn run(&self, kind: Kind, frame: &[u8], mark: u32, repeat: u32) -> (u32, f64) {
-        let context = SkBuff::with_mark(mark);
-        let program = &self.programs[kind as usize];
-        let start = cpu_ns();
-        let (code, _) = program.run_repeated(frame, &context, repeat).expect("a test run");
-        (code, (cpu_ns() - start) as f64 / f64::from(repeat))
+        self.runner.run(kind, frame, mark, repeat)
     }
 
     /// Empties the flow table and the ring buffer; how many of each there were.
@@ -181,10 +203,11 @@ impl Rig {
         while self.events.next_event().is_some() {
             events += 1;
         }
-        let flows = self.datapath.flows().expect("the flow table");
+        let flows = self.publisher.datapath.flows().expect("the flow table");
         for flow in &flows {
             let key: &FlowKey = &flow.key;
-            let _: Option<FlowValue> = self.datapath.take_flow(key).expect("the flow table");
+            let _: Option<FlowValue> =
+                self.publisher.datapath.take_flow(key).expect("the flow table");
         }
         (flows.len(), events)
     }
@@ -208,26 +231,5 @@ fn fill<const N: usize>(
         }
         trie.insert(&Key::new(length.into(), words), u32::from(class), 0)
             .expect("room in the trie");
-    }
-}
-
-fn cpu_ns() -> u64 {
-    // SAFETY: integers only; zero is a valid value.
-    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
-    // SAFETY: a live timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// A thread that moves between CPUs leaves its caches behind.
-fn pin_to_a_cpu() {
-    // SAFETY: plain bits; zero is a valid value.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: no arguments.
-    let cpu = unsafe { libc::sched_getcpu() }.max(0) as usize;
-    // SAFETY: the set is live and the CPU is one that this thread just ran on.
-    unsafe {
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
     }
 }

@@ -1,0 +1,130 @@
+//! The benchmark: what a packet, a policy change and the agent cost, beside what people use today.
+//! `cargo xtask bench` makes it and draws the report. Ratios of one run, measured in turns.
+//!
+//! In the ordinary tiers this is a smoke run of every kind of row: answers and counts are compared,
+//! not times.
+
+mod environment;
+mod model;
+mod programs;
+mod progress;
+mod rig;
+mod sample;
+mod stats;
+mod tables;
+mod targets;
+mod upkeep;
+
+use std::env;
+
+use sov_tests::{cpu, require_root};
+
+use model::{Report, Section, VERSION};
+use progress::Progress;
+use rig::Rig;
+use tables::Table;
+
+/// How long to measure.
+pub(crate) struct Effort {
+    /// Rounds and packets of a test run.
+    pub(crate) rounds: u32,
+    pub(crate) packets: u32,
+    /// Answers that are compared before a table is measured.
+    pub(crate) answers: usize,
+    /// Policy changes.
+    pub(crate) changes: u32,
+}
+
+impl Effort {
+    const SMOKE: Self = Self { rounds: 3, packets: 2_048, answers: 1_000, changes: 1 };
+    const QUICK: Self = Self { rounds: 7, packets: 8_192, answers: 1_000, changes: 3 };
+    const FULL: Self = Self { rounds: 31, packets: 32_768, answers: 3_000, changes: 7 };
+}
+
+/// Every kind of row is measured, agrees with what the classifier says, and loses no packet.
+#[test]
+fn smoke() {
+    require_root!();
+    let made = vec![("1k", Table::sampled("1k", 1_000, 1_000))];
+    let report = run(made, &Effort::SMOKE, |_| true);
+    let allowed = report.row("program.1k.4", programs::ALLOWED_ROW).and_then(|row| row.value);
+    assert!(allowed.is_some_and(|ns| ns > 1.0), "{report:?}");
+    for section in &report.sections {
+        for row in section.groups.iter().flat_map(|group| &group.rows) {
+            assert!(row.value.is_some() || !row.note.is_empty(), "{}: {row:?}", section.id);
+        }
+    }
+}
+
+/// The report, as JSON in the file that `SOV_BENCH` names. `SOV_BENCH_QUICK=1`: few rounds.
+/// `SOV_BENCH_ONLY`: sections, separated by commas.
+#[test]
+#[ignore = "minutes of measuring; run by `cargo xtask bench`"]
+fn full() {
+    require_root!();
+    let quick = env::var_os("SOV_BENCH_QUICK").is_some();
+    let effort = if quick { Effort::QUICK } else { Effort::FULL };
+    let only = env::var("SOV_BENCH_ONLY").unwrap_or_default();
+    let wanted = |id: &str| only.is_empty() || only.split(',').any(|part| part == id);
+    let mut tables = vec![
+        ("embedded", Table::embedded()),
+        ("1k", Table::sampled("1k", 1_000, 1_000)),
+        ("10k", Table::sampled("10k", 10_000, 10_000)),
+        ("100k", Table::sampled("100k", 100_000, 100_000)),
+    ];
+    if !quick {
+        // 1.65 million prefixes in all.
+        tables.push(("1m", Table::sampled("1m", 1_000_000, 650_000)));
+    }
+    let report = Report { quick, ..run(tables, &effort, wanted) };
+    let path = env::var_os("SOV_BENCH").unwrap_or_else(|| "report.json".into());
+    let json = serde_json::to_vec_pretty(&report).expect("numbers and names");
+    std::fs::write(&path, json).expect("the report's file is writable");
+}
+
+fn run(
+    made: Vec<(&'static str, Result<Table, String>)>,
+    effort: &Effort,
+    wanted: impl Fn(&str) -> bool,
+) -> Report {
+    let progress = Progress::new();
+    let environment = environment::describe();
+    // The last CPU: the first serves most interrupts.
+    cpu::pin(cpu::count() - 1);
+    let (mut tables, mut refused) = (vec![], vec![]);
+    for (id, table) in made {
+        match table {
+            Ok(table) => tables.push(table),
+            Err(why) => refused.push((id.to_owned(), why)),
+        }
+    }
+    let mut sections: Vec<Section> = vec![];
+    {
+        let mut rig = Rig::load();
+        if wanted("program") {
+            sections.push(programs::section(&mut rig, &tables, &refused, effort, &progress));
+        }
+        if wanted("upkeep") {
+            sections.push(upkeep::section(&mut rig, &tables, &refused, effort, &progress));
+        }
+    }
+    let mut report = Report {
+        version: VERSION,
+        quick: true,
+        started: tables::unix_now() - progress.seconds() as u64,
+        seconds: progress.seconds(),
+        environment,
+        sections,
+        targets: vec![],
+    };
+    report.targets = targets::judge(&report);
+    report
+}
+
+impl Report {
+    /// A row by the ids of its group and itself.
+    pub(crate) fn row(&self, group: &str, row: &str) -> Option<&model::Row> {
+        let groups = self.sections.iter().flat_map(|section| &section.groups);
+        groups.filter(|one| one.id == group).flat_map(|one| &one.rows).find(|one| one.id == row)
+    }
+}
