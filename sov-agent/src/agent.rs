@@ -71,6 +71,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Uplinks; empty = wherever a default route leads, now and later.
     pub interfaces: Vec<String>,
+    /// A gateway's inside interfaces: XDP judges what they receive.
+    pub xdp: Vec<String>,
     /// Packets that pass are final; otherwise the next tc program is asked.
     pub pass_is_final: bool,
     /// How programs are attached to interfaces.

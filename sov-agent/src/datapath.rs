@@ -10,6 +10,7 @@ mod loader;
 mod slot;
 mod stats;
 mod sys;
+mod xdp;
 
 pub use attach::{Attached, Direction, Tc};
 pub use cgroup::{Cgroup, CgroupRoot};
@@ -19,6 +20,7 @@ pub use loader::{Datapath, Options, Pins};
 pub use slot::LiveImage;
 pub use stats::{CounterRow, FlowEntry};
 pub use sys::{TestRun, test_run};
+pub use xdp::{XdpMode, XdpState, xdp_state};
 
 use std::path::PathBuf;
 

@@ -122,6 +122,20 @@ pub fn render(status: &Status) -> String {
         bytes.of(&counter.labels(), counter.bytes);
     }
 
+    if !status.xdp_counters.is_empty() {
+        let mut packets = page.counter(
+            "sov_xdp_packets_total",
+            "Packets judged by XDP; those that passed may be in sov_packets_total again.",
+        );
+        for counter in &status.xdp_counters {
+            packets.of(&counter.labels(), counter.packets);
+        }
+        let mut bytes = page.counter("sov_xdp_bytes_total", "Bytes of them.");
+        for counter in &status.xdp_counters {
+            bytes.of(&counter.labels(), counter.bytes);
+        }
+    }
+
     page.counter("sov_blocked_packets_total", "Packets that were or would have been blocked.")
         .of(&[], ledger.blocked);
     page.counter("sov_ledger_packets_total", "What became of them; the sum is the total.")
@@ -248,6 +262,7 @@ mod tests {
             "sov_packets_total{tag=\"koseki\",verdict=\"block\",reason=\"foreign_control\"} 10",
             "sov_bytes_total{tag=\"untagged\",verdict=\"allow\",reason=\"no_policy\"} 80000000",
             "sov_ledger_packets_total{fate=\"aggregated\"} 5",
+            "sov_xdp_packets_total{tag=\"koseki\",verdict=\"block\",reason=\"scope\"} 3",
             "sov_ledger_balanced 1",
             "sov_dataset_stale{dataset=\"jp-snapshot\"} 1",
             "sov_tag_enforced{tag=\"koseki\",tier=\"sovereign\"} 1",

@@ -1,17 +1,32 @@
 //! Counting and recording: every packet moves a counter, every blocked one exactly one ledger term.
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, btf_maps::PerCpuArray};
 use sov_common::{
-    abi::{Event, FlowValue, counter_index},
+    abi::{COUNTERS, Counter, Event, FlowValue, counter_index},
     classify::Address,
     verdict::{Reason, Verdict},
 };
 
 use crate::maps::{SOV_COUNTERS, SOV_EVENTS, SOV_FLOWS, SOV_LEDGER, SOV_SOCKETS};
 
+/// One counter for each tag slot, reason and verdict.
+type Counters = PerCpuArray<Counter, { COUNTERS as usize }>;
+
 #[inline(always)]
 pub(crate) fn count(slot: u8, reason: u8, verdict: Verdict, packets: u64, bytes: u64) {
-    if let Some(counter) = SOV_COUNTERS.get_ptr_mut(counter_index(slot, reason, verdict as u8)) {
+    count_in(&SOV_COUNTERS, slot, reason, verdict, packets, bytes);
+}
+
+#[inline(always)]
+pub(crate) fn count_in(
+    counters: &Counters,
+    slot: u8,
+    reason: u8,
+    verdict: Verdict,
+    packets: u64,
+    bytes: u64,
+) {
+    if let Some(counter) = counters.get_ptr_mut(counter_index(slot, reason, verdict as u8)) {
         // SAFETY: a per-CPU slot; only packet hooks count passes, and they do not interrupt each other.
         unsafe {
             (*counter).packets += packets;
@@ -36,10 +51,14 @@ pub(crate) fn mapped(address: Address) -> [u8; 16] {
 /// Socket hooks can be interrupted by packet hooks on their CPU: everything here adds atomically.
 #[inline(always)]
 pub(crate) fn blocked(event: &mut Event) {
+    blocked_in(&SOV_COUNTERS, event);
+}
+
+#[inline(always)]
+pub(crate) fn blocked_in(counters: &Counters, event: &mut Event) {
     let key = &event.key;
     let index = counter_index(key.tag, key.reason, key.verdict);
-    let (Some(counter), Some(ledger)) =
-        (SOV_COUNTERS.get_ptr_mut(index), SOV_LEDGER.get_ptr_mut(0))
+    let (Some(counter), Some(ledger)) = (counters.get_ptr_mut(index), SOV_LEDGER.get_ptr_mut(0))
     else {
         return;
     };

@@ -36,6 +36,10 @@ pub(crate) static SOV_EVENTS: RingBuf<Event, 4194304> = RingBuf::new();
 #[btf_map]
 pub(crate) static SOV_COUNTERS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
 
+/// The same for packets judged by XDP: they may be judged again by tc, and are one packet all the same.
+#[btf_map]
+pub(crate) static SOV_XDP_COUNT: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
+
 /// What became of every blocked packet.
 #[btf_map]
 pub(crate) static SOV_LEDGER: PerCpuArray<Ledger, 1> = PerCpuArray::new();

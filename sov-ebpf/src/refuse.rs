@@ -12,7 +12,7 @@ use sov_common::{
     abi::{Event, FlowKey, Hook, ReplyKey},
     classify::{Decision, TagEntry},
     image::{Words, header},
-    parse::{Packet as _, Parsed, kind, protocol},
+    parse::{Packet, Parsed, kind, protocol},
     verdict::{Reason, Verdict},
 };
 
@@ -45,14 +45,57 @@ pub(crate) fn refuse<W: Words + Copy>(
     let skb = Skb(ctx);
     let raw = skb.raw();
     let tag = TagEntry::read(&image, slot);
-    // An answer is a packet that was understood: what hides its nature is refused as any other.
-    let plain = parsed.kind == kind::IP && decision.reason != Reason::Tunnel as u8;
-    if tag.replies() && plain && is_reply(parsed) {
+    if passes_as_reply(tag, parsed, decision.reason) {
         emit::count(slot, Reason::Reply as u8, Verdict::Allow, packets, bytes);
         return SOV_PASS.load();
     }
     let verdict = decision.verdict(tag.enforce());
     let egress = matches!(hook, Hook::TcEgress);
+    let facts = Facts {
+        ifindex: raw.ifindex,
+        ingress_ifindex: raw.ingress_ifindex,
+        // SAFETY: the context is a __sk_buff.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        mark: raw.mark,
+    };
+    // SAFETY: no arguments.
+    let time_ns = unsafe { bpf_ktime_get_boot_ns() };
+    describe(event, parsed, &image, refusal, verdict, &facts, time_ns);
+    if egress {
+        // SAFETY: as above.
+        event.cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
+    } else {
+        event.src_mac = source_mac(&skb);
+    }
+    emit::blocked(event);
+    if matches!(verdict, Verdict::Block) {
+        info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
+        return TC_ACT_SHOT as i32;
+    }
+    debug!(ctx, "tag {} verdict would_block reason {}", slot, emit::word(decision.reason));
+    SOV_PASS.load()
+}
+
+/// What the hook alone knows of a packet.
+pub(crate) struct Facts {
+    pub(crate) ifindex: u32,
+    pub(crate) ingress_ifindex: u32,
+    pub(crate) cookie: u64,
+    pub(crate) mark: u32,
+}
+
+/// Fills the event of a packet.
+#[inline(always)]
+pub(crate) fn describe<W: Words>(
+    event: &mut Event,
+    parsed: &Parsed,
+    image: &W,
+    refusal: &Refusal,
+    verdict: Verdict,
+    facts: &Facts,
+    time_ns: u64,
+) {
+    let Refusal { decision, slot, hook, packets, bytes } = *refusal;
     *event = Event {
         key: FlowKey {
             src: mapped(parsed.source()),
@@ -63,16 +106,14 @@ pub(crate) fn refuse<W: Words + Copy>(
             tag: slot,
             verdict: verdict as u8,
             reason: decision.reason,
-            ifindex: raw.ifindex,
+            ifindex: facts.ifindex,
             hook: hook as u8,
             pad: [0; 3],
         },
-        // SAFETY: no arguments.
-        time_ns: unsafe { bpf_ktime_get_boot_ns() },
+        time_ns,
         packets,
         bytes,
-        // SAFETY: the context is a __sk_buff.
-        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        cookie: facts.cookie,
         cgroup: 0,
         generation: image.word(header::GENERATION),
         class: decision.class,
@@ -80,28 +121,29 @@ pub(crate) fn refuse<W: Words + Copy>(
         pid: 0,
         uid: 0,
         comm: [0; 16],
-        ingress_ifindex: raw.ingress_ifindex,
+        ingress_ifindex: facts.ingress_ifindex,
         has_owner: 0,
         socket_type: 0,
         src_mac: [0; 6],
-        mark: raw.mark,
+        mark: facts.mark,
         ethertype: parsed.ethertype as u16,
         pad: [0; 6],
     };
-    if egress {
-        // SAFETY: as above.
-        event.cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
-    } else if let Some([high, low]) = skb.words_at::<2>(6) {
-        let (h, l) = (high.to_be_bytes(), low.to_be_bytes());
-        event.src_mac = [h[0], h[1], h[2], h[3], l[0], l[1]];
-    }
-    emit::blocked(event);
-    if matches!(verdict, Verdict::Block) {
-        info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
-        return TC_ACT_SHOT as i32;
-    }
-    debug!(ctx, "tag {} verdict would_block reason {}", slot, emit::word(decision.reason));
-    SOV_PASS.load()
+}
+
+/// Zero where the frame is too short to have one.
+#[inline(always)]
+pub(crate) fn source_mac<P: Packet>(packet: &P) -> [u8; 6] {
+    let Some([high, low]) = packet.words_at::<2>(6) else { return [0; 6] };
+    let (h, l) = (high.to_be_bytes(), low.to_be_bytes());
+    [h[0], h[1], h[2], h[3], l[0], l[1]]
+}
+
+/// An answer is a packet that was understood: what hides its nature is refused as any other.
+#[inline(always)]
+pub(crate) fn passes_as_reply(tag: TagEntry, parsed: &Parsed, reason: u8) -> bool {
+    let plain = parsed.kind == kind::IP && reason != Reason::Tunnel as u8;
+    tag.replies() && plain && is_reply(parsed)
 }
 
 /// TCP flags.

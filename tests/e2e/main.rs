@@ -4,6 +4,7 @@
 //! would judge each other's traffic: these tests take turns.
 
 mod continuity;
+mod gateway;
 mod identity;
 mod japan;
 mod modes;

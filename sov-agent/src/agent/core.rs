@@ -109,7 +109,7 @@ impl Core {
         )?;
         let kernel_log = config.kernel_log.and_then(|_| datapath.kernel_log());
         let mut core = Self {
-            wiring: Wiring::new(&config.interfaces)?,
+            wiring: Wiring::new(&config.interfaces, &config.xdp)?,
             config,
             datapath,
             cgroups,

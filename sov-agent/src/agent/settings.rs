@@ -14,6 +14,7 @@ pub struct Settings {
     pub policy: Option<PathBuf>,
     pub data: Option<PathBuf>,
     pub interfaces: Vec<String>,
+    pub xdp: Vec<String>,
     /// `address:port` or `off`.
     pub metrics: Option<String>,
     pub pass_is_final: bool,

@@ -8,7 +8,7 @@ use crate::{
     control::status::{
         Agent, Cgroup, Counter, Dataset, FlowTable, Interface, Link, Policy, Status, Tag,
     },
-    datapath::DatapathError,
+    datapath::{CounterRow, DatapathError},
     flowlog::record::{Host, Mode, Response},
 };
 
@@ -17,20 +17,18 @@ impl Core {
     pub fn status(&self) -> Result<Status, DatapathError> {
         let now = inputs::now();
         let meta = &self.live.meta;
-        let counters = self.datapath.counters()?;
-        let counters = counters
-            .into_iter()
-            .map(|row| Counter {
-                tag: (row.slot != UNTAGGED).then(|| {
-                    let tag = meta.tag_at(row.slot);
-                    tag.map_or_else(|| format!("slot-{}", row.slot), |t| t.name.clone())
-                }),
-                verdict: row.verdict.as_str().into(),
-                reason: row.reason.map_or("untagged", |reason| reason.as_str()).into(),
-                packets: row.packets,
-                bytes: row.bytes,
-            })
-            .collect();
+        let named = |row: CounterRow| Counter {
+            tag: (row.slot != UNTAGGED).then(|| {
+                let tag = meta.tag_at(row.slot);
+                tag.map_or_else(|| format!("slot-{}", row.slot), |t| t.name.clone())
+            }),
+            verdict: row.verdict.as_str().into(),
+            reason: row.reason.map_or("untagged", |reason| reason.as_str()).into(),
+            packets: row.packets,
+            bytes: row.bytes,
+        };
+        let counters = self.datapath.counters()?.into_iter().map(named).collect();
+        let xdp_counters = self.datapath.xdp_counters()?.into_iter().map(named).collect();
         Ok(Status {
             agent: Agent {
                 pid: std::process::id(),
@@ -80,6 +78,7 @@ impl Core {
             cgroup: self.cgroup(),
             ledger: recorder::ledger(&self.datapath)?,
             counters,
+            xdp_counters,
             flow_table: FlowTable {
                 entries: self.recorder.flow_entries() as u64,
                 capacity: recorder::FLOWS as u64,

@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Wiring {
     /// Uplinks by name; empty = wherever a default route leads.
     named: Vec<String>,
+    /// A gateway's inside interfaces, by name.
+    xdp: Vec<String>,
     watch: InterfaceWatch,
     attached: Vec<(Direction, Attached)>,
     sockets: Vec<Attached>,
@@ -23,11 +25,12 @@ pub(super) struct Wiring {
 }
 
 impl Wiring {
-    pub(super) fn new(named: &[String]) -> Result<Self, DatapathError> {
+    pub(super) fn new(named: &[String], xdp: &[String]) -> Result<Self, DatapathError> {
         let watch = InterfaceWatch::new()
             .map_err(|source| DatapathError::System { what: "watching links".into(), source })?;
         Ok(Self {
             named: named.to_vec(),
+            xdp: xdp.to_vec(),
             watch,
             attached: Vec::new(),
             sockets: Vec::new(),
@@ -90,8 +93,10 @@ impl Wiring {
         } else {
             self.named.iter().cloned().collect()
         };
-        self.missing =
-            uplinks.iter().filter(|n| !present.iter().any(|i| i.name == **n)).cloned().collect();
+        self.missing = (uplinks.iter().chain(&self.xdp))
+            .filter(|n| !present.iter().any(|i| i.name == **n))
+            .cloned()
+            .collect();
         let workloads: BTreeSet<&str> = selectors(parsed)
             .filter_map(|selector| match selector {
                 Selector::Interface(name) => Some(name.as_str()),
@@ -107,11 +112,17 @@ impl Wiring {
                 (uplink, Direction::Egress),
                 (uplink && replies, Direction::Inbound),
                 (workload, Direction::Ingress),
+                (self.xdp.contains(&interface.name), Direction::Xdp),
             ] {
                 if wanted && !self.has(interface, direction) {
                     match datapath.attach_interface(interface, direction) {
                         Ok(link) => {
-                            log::info!("{} of {} is attached", link.hook, link.target);
+                            log::info!(
+                                "{} of {} is attached ({})",
+                                link.hook,
+                                link.target,
+                                link.kind
+                            );
                             self.attached.push((direction, link));
                         }
                         Err(e) => first_error = first_error.or(Some(e)),

@@ -8,7 +8,7 @@ use clap::ValueEnum as _;
 use super::{Global, OK, logging};
 use crate::{
     agent::{Config, Core, Paths, Settings, StartError, serve},
-    control::status::Status,
+    control::status::{Link, Status},
     datapath::Tc,
     metrics,
     policy::diagnostic::MAX_DIAGNOSTICS,
@@ -19,6 +19,7 @@ use crate::{
   sov-agent run
   sov-agent run --policy /etc/sov/policy.toml --interface eth0
   sov-agent -vv run --policy policy.toml
+  sov-agent run --xdp eth1 --policy /etc/sov/policy.toml
   sov-agent run --config /etc/sov/agent.toml
   sov-agent run --detach
 
@@ -37,6 +38,10 @@ pub struct Args {
     /// Uplinks to guard; without it every interface with a default route, now and later
     #[arg(long = "interface", value_name = "NAME", num_args = 1..)]
     interfaces: Vec<String>,
+    /// Inside interfaces of a gateway: XDP judges what they receive, before the kernel makes a socket
+    /// buffer of it; native where the driver can, else generic, which `status` names
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    xdp: Vec<String>,
     /// Settings file (/etc/sov/agent.toml); options here win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -86,6 +91,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         } else {
             args.interfaces.clone()
         },
+        xdp: if args.xdp.is_empty() { file.xdp } else { args.xdp.clone() },
         pass_is_final: args.pass_is_final || file.pass_is_final,
         tc: match tc {
             TcArg::Auto => Tc::detect(),
@@ -143,7 +149,7 @@ fn summary(status: &Status) {
         logging::plain(&format!("data {}: {} days old{stale}", data.id, data.age_seconds / 86_400));
     }
     for interface in &status.interfaces {
-        let hooks: Vec<_> = interface.links.iter().map(|l| l.hook.as_str()).collect();
+        let hooks: Vec<_> = interface.links.iter().map(hook).collect();
         logging::plain(&format!("guarding {} ({})", interface.name, hooks.join(", ")));
     }
     if let Some(cgroup) = &status.cgroup {
@@ -155,6 +161,11 @@ fn summary(status: &Status) {
         log::warn!("{warning}");
     }
     logging::plain("ready; stop with Ctrl-C");
+}
+
+/// XDP says its mode: generic is a fallback.
+fn hook(link: &Link) -> String {
+    if link.hook == "xdp" { format!("xdp, {}", link.kind) } else { link.hook.clone() }
 }
 
 fn farewell(core: Core, detach: bool) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ use crate::{
     agent::Paths,
     control::{
         client::{self, ClientError},
-        status::{Link, Status},
+        status::{Counter, Link, Status},
     },
     flowlog::record::Mode,
 };
@@ -218,8 +218,22 @@ fn print(out: &mut Output, status: &Status) -> io::Result<()> {
     }
     section(out, &tags)?;
 
-    let mut traffic = Table::new(&["TAG", "VERDICT", "REASON", "PACKETS", "BYTES"]).right(&[3, 4]);
-    for counter in &status.counters {
+    section(out, &traffic(&status.counters, "TAG"))?;
+    section(out, &traffic(&status.xdp_counters, "TAG, AT XDP"))?;
+    if !status.warnings.is_empty() {
+        writeln!(out)?;
+    }
+    for warning in &status.warnings {
+        let word = out.paint(Paint::Yellow, "warning").into_owned();
+        writeln!(out, "{word}: {}", clean(warning))?;
+    }
+    Ok(())
+}
+
+fn traffic(counters: &[Counter], heading: &'static str) -> Table {
+    let mut traffic =
+        Table::new(&[heading, "VERDICT", "REASON", "PACKETS", "BYTES"]).right(&[3, 4]);
+    for counter in counters {
         let paint = match &*counter.verdict {
             "allow" => Paint::Green,
             "block" => Paint::Red,
@@ -233,15 +247,7 @@ fn print(out: &mut Output, status: &Status) -> io::Result<()> {
             counter.bytes.to_string().into(),
         ]);
     }
-    section(out, &traffic)?;
-    if !status.warnings.is_empty() {
-        writeln!(out)?;
-    }
-    for warning in &status.warnings {
-        let word = out.paint(Paint::Yellow, "warning").into_owned();
-        writeln!(out, "{word}: {}", clean(warning))?;
-    }
-    Ok(())
+    traffic
 }
 
 fn section(out: &mut Output, table: &Table) -> io::Result<()> {

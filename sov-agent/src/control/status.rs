@@ -20,6 +20,9 @@ pub struct Status {
     pub ledger: Ledger,
     /// Kernel counters, those that are not zero.
     pub counters: Vec<Counter>,
+    /// The same for packets that XDP judged; those that it passed may be in `counters` again.
+    #[serde(default)]
+    pub xdp_counters: Vec<Counter>,
     pub flow_table: FlowTable,
     pub journal: JournalState,
     /// What an operator should look at, in words.
@@ -90,7 +93,7 @@ pub struct Cgroup {
 pub struct Link {
     /// As in the records: `tc_egress`, `connect4` …
     pub hook: String,
-    /// How it is attached: `tcx`, `clsact`, `xdp`, `cgroup`.
+    /// How it is attached: `tcx`, `clsact`, `cgroup`; XDP: `native`, `generic`, `offload`.
     pub kind: String,
     /// Kernel link id; `None` for clsact, which has none.
     pub id: Option<u32>,
@@ -191,6 +194,13 @@ pub(crate) mod samples {
                     bytes: 80_000_000,
                 },
             ],
+            xdp_counters: vec![Counter {
+                tag: Some("koseki".into()),
+                verdict: "block".into(),
+                reason: "scope".into(),
+                packets: 3,
+                bytes: 180,
+            }],
             flow_table: FlowTable { entries: 7, capacity: 65_536 },
             journal: JournalState {
                 dir: "/var/lib/sov/flows".into(),

@@ -26,6 +26,8 @@ pub enum Direction {
     Ingress,
     /// Entering the host on an uplink: only watched, for `replies = "allow"`.
     Inbound,
+    /// Entering a gateway from inside, before there is an skb.
+    Xdp,
 }
 
 impl Direction {
@@ -34,6 +36,7 @@ impl Direction {
             Self::Egress => "tc_egress",
             Self::Ingress => "tc_ingress",
             Self::Inbound => "tc_inbound",
+            Self::Xdp => "xdp",
         }
     }
 
@@ -45,13 +48,15 @@ impl Direction {
             (Self::Ingress, false) => "sov_ingress_l3",
             (Self::Inbound, true) => "sov_inbound",
             (Self::Inbound, false) => "sov_inbound_l3",
+            (Self::Xdp, _) => "sov_xdp",
         }
     }
 
     fn attach_type(self) -> TcAttachType {
         match self {
             Self::Egress => TcAttachType::Egress,
-            Self::Ingress | Self::Inbound => TcAttachType::Ingress,
+            // XDP is attached by `super::xdp`; the word is never asked for.
+            Self::Ingress | Self::Inbound | Self::Xdp => TcAttachType::Ingress,
         }
     }
 }
@@ -61,7 +66,7 @@ impl Direction {
 pub struct Attached {
     /// `tc_egress`, `connect4`, …
     pub hook: &'static str,
-    /// `tcx`, `clsact` or `cgroup`.
+    /// `tcx`, `clsact`, `cgroup`, and for XDP its mode: `native`, `generic`, `offload`.
     pub kind: &'static str,
     /// Interface or cgroup.
     pub target: String,
@@ -224,7 +229,7 @@ pub(super) fn attach_cgroup(
 }
 
 /// Puts `program` into the link pinned at `pin`. `false` when there is none, or its interface is gone.
-fn take_over(pin: &Path, program: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
+pub(super) fn take_over(pin: &Path, program: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
     let link = match sys::open_pin(pin) {
         Ok(link) => link,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -10,35 +10,37 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{ArrayOfMaps, MapData, MapError, RingBuf},
-    programs::{Program, SchedClassifier},
+    programs::Program,
 };
 use sov_common::abi::{ABI_VERSION, FlowKey, FlowValue, Ledger};
 
 use super::{
     Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
-    KernelLog, LiveImage, Tc, attach, slot, stats,
+    KernelLog, LiveImage, Tc, attach, slot, stats, xdp,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
 
 /// The maps that outlive the agent.
-const MAPS: [&str; 7] = [
+const MAPS: [&str; 8] = [
     "SOV_IMAGE",
     "SOV_FLOWS",
     "SOV_EVENTS",
     "SOV_COUNTERS",
+    "SOV_XDP_COUNT",
     "SOV_LEDGER",
     "SOV_SOCKETS",
     "SOV_REPLIES",
 ];
 
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "sov_egress",
     "sov_egress_l3",
     "sov_ingress",
     "sov_ingress_l3",
     "sov_inbound",
     "sov_inbound_l3",
+    "sov_xdp",
     "sov_connect4",
     "sov_connect6",
     "sov_sendmsg4",
@@ -176,6 +178,7 @@ impl Datapath {
         match program {
             Program::SchedClassifier(p) => p.load(),
             Program::CgroupSockAddr(p) => p.load(),
+            Program::Xdp(p) => p.load(),
             other => return Err(fail(format!("unexpected type {:?}", other.prog_type()))),
         }
         .map_err(|e| fail(attach::chain(&e)))?;
@@ -217,6 +220,9 @@ impl Datapath {
         direction: Direction,
     ) -> Result<Attached, DatapathError> {
         self.ensure(direction.program(interface.ethernet))?;
+        if direction == Direction::Xdp {
+            return xdp::attach(&mut self.ebpf, &self.pins, interface);
+        }
         attach::attach_interface(&mut self.ebpf, &self.pins, interface, direction, self.tc)
     }
 
@@ -235,7 +241,12 @@ impl Datapath {
     }
 
     pub fn counters(&self) -> Result<Vec<CounterRow>, DatapathError> {
-        stats::counters(&self.ebpf)
+        stats::counters(&self.ebpf, stats::COUNTS)
+    }
+
+    /// The same for packets that XDP judged; those that pass are judged again by tc.
+    pub fn xdp_counters(&self) -> Result<Vec<CounterRow>, DatapathError> {
+        stats::counters(&self.ebpf, stats::XDP_COUNTS)
     }
 
     pub fn ledger(&self) -> Result<Ledger, DatapathError> {
@@ -256,14 +267,18 @@ impl Datapath {
         aya::programs::links::FdLink::from(link).info().ok().map(|info| info.id())
     }
 
-    /// A loaded tc program (`sov_egress`, `sov_egress_l3`, …), for test runs.
+    /// A loaded packet program (`sov_egress`, `sov_xdp`, …), for test runs.
     pub fn program(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, DatapathError> {
         self.ensure(name)?;
         let fail =
             |problem: &str| DatapathError::Program { program: name, problem: problem.into() };
         let program = self.ebpf.program(name).ok_or_else(|| fail("not in the object"))?;
-        let program: &SchedClassifier = program.try_into().map_err(|_| fail("not a tc program"))?;
-        Ok(program.fd().map_err(|_| fail("not loaded"))?.as_fd())
+        let fd = match program {
+            Program::SchedClassifier(program) => program.fd(),
+            Program::Xdp(program) => program.fd(),
+            _ => return Err(fail("not a packet program")),
+        };
+        Ok(fd.map_err(|_| fail("not loaded"))?.as_fd())
     }
 }
 

@@ -30,11 +30,18 @@ pub struct FlowEntry {
     pub value: FlowValue,
 }
 
-/// All counters that ever moved.
-pub(super) fn counters(ebpf: &Ebpf) -> Result<Vec<CounterRow>, DatapathError> {
-    const MAP: &str = "SOV_COUNTERS";
-    let map = ebpf.map(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
-    let map = PerCpuArray::<_, Counter>::try_from(map).map_err(map_error(MAP))?;
+/// Counters of tc and socket hooks.
+pub(super) const COUNTS: &str = "SOV_COUNTERS";
+/// Counters of XDP.
+pub(super) const XDP_COUNTS: &str = "SOV_XDP_COUNT";
+
+/// All counters of one of the two maps that ever moved.
+pub(super) fn counters(
+    ebpf: &Ebpf,
+    counts: &'static str,
+) -> Result<Vec<CounterRow>, DatapathError> {
+    let map = ebpf.map(counts).ok_or(DatapathError::NoMap { map: counts })?;
+    let map = PerCpuArray::<_, Counter>::try_from(map).map_err(map_error(counts))?;
     let mut rows = Vec::new();
     for slot in 0..=MAX_TAGS as u8 {
         for reason in 0..32u8 {
@@ -45,7 +52,7 @@ pub(super) fn counters(ebpf: &Ebpf) -> Result<Vec<CounterRow>, DatapathError> {
                 }
                 let index = sov_common::abi::counter_index(slot, reason, verdict as u8);
                 debug_assert!(index < COUNTERS);
-                let cpus = map.get(&index, 0).map_err(map_error(MAP))?;
+                let cpus = map.get(&index, 0).map_err(map_error(counts))?;
                 let packets = cpus.iter().map(|c| c.packets).sum();
                 let bytes = cpus.iter().map(|c| c.bytes).sum();
                 if packets != 0 {
