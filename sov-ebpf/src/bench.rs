@@ -96,13 +96,20 @@ mod programs {
                 *((start + 42) as *mut u32) = target.address[1].to_be();
                 *((start + 46) as *mut u32) = target.address[2].to_be();
                 *((start + 50) as *mut u32) = target.address[3].to_be();
-                *((start + 54) as *mut u16) = target.port as u16;
+                *((start + 54) as *mut u32) = with_port(*((start + 54) as *const u32), target);
             } else {
                 *((start + 30) as *mut u32) = target.address[3].to_be();
-                *((start + 34) as *mut u16) = target.port as u16;
+                *((start + 34) as *mut u32) = with_port(*((start + 34) as *const u32), target);
             }
         }
         Some(target)
+    }
+
+    /// Both ports as one word: a program that reads them so must not wait for half a word that was
+    /// written just now, as no packet on a host does.
+    #[inline(always)]
+    fn with_port(ports: u32, target: &Target) -> u32 {
+        ports & 0xffff_0000 | target.port & 0xffff
     }
 
     #[inline(always)]

@@ -16,6 +16,9 @@ use sov_common::{
     tags::Origin,
 };
 
+/// Headers end before this nearly always.
+const NEAR: u32 = 255;
+
 const OVERFLOW_UID: u32 = 65534;
 
 /// A frame at a tc hook.
@@ -80,6 +83,12 @@ impl Packet for Skb<'_> {
     #[inline(always)]
     fn words_at<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.load(offset)
+    }
+
+    #[inline(always)]
+    fn near<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        // The verifier wants a bound; a helper call costs more than the rest of the parser.
+        if offset <= NEAR { self.words(offset) } else { self.load(offset) }
     }
 
     #[inline(always)]

@@ -110,7 +110,7 @@ fn inner<P: Packet>(packet: &P, out: &mut Parsed, kind: u32, at: u32, end: u32) 
             return;
         }
         out.inner_family = 4;
-        out.inner[1] = dst as u64;
+        out.inner = [0, dst as u64];
         next = (ttl >> 16) & 0xff;
         body = at + 20;
     } else if kind == ethertype::IPV6 {
