@@ -44,7 +44,7 @@ pub mod header {
     pub const INTERFACES: u32 = 16;
     /// Offset of 64 selector values by DSCP.
     pub const DSCPS: u32 = 18;
-    /// Offset and count of {value, mask, selector value, 0}.
+    /// Offset and count of {value, mask, selector value, 0}, the smallest selector value first.
     pub const MARKS: u32 = 19;
     /// Always 0, which the verifier cannot know: see [`super::Words::zero`].
     pub const ZERO: u32 = 22;

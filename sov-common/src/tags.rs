@@ -90,23 +90,23 @@ fn by_cgroup<W: Words + ?Sized>(image: &W, origin: &impl Origin) -> u32 {
     best
 }
 
+/// The list is in order of rank: the first that matches is the one.
 #[inline(always)]
 fn by_mark<W: Words + ?Sized>(image: &W, mark: u32) -> u32 {
     let list = image.word(header::MARKS);
     let count = image.word(header::MARKS + 1);
-    let mut best = NO_TAG;
     let mut i = 0;
     while i < MAX_MARKS {
         if i >= count {
             break;
         }
         let entry = list.wrapping_add(i * 4);
-        let differs = (mark & image.word(entry.wrapping_add(1))) ^ image.word(entry);
-        let mismatch = (differs | differs.wrapping_neg()) >> 31;
-        best = min(best, image.word(entry.wrapping_add(2)) | mismatch.wrapping_neg() & NO_TAG);
+        if mark & image.word(entry.wrapping_add(1)) == image.word(entry) {
+            return image.word(entry.wrapping_add(2));
+        }
         i += 1;
     }
-    best
+    NO_TAG
 }
 
 /// Marks are compared one after the other for every packet.

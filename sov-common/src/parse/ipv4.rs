@@ -8,7 +8,13 @@ const MORE_FRAGMENTS: u32 = 0x2000;
 const FRAGMENT_OFFSET: u32 = 0x1fff;
 
 #[inline(always)]
-pub(super) fn parse<P: Packet>(packet: &P, frame: &Frame, out: &mut Parsed, offset: u32) {
+pub(super) fn parse<P: Packet>(
+    packet: &P,
+    frame: &Frame,
+    out: &mut Parsed,
+    offset: u32,
+    zero: u32,
+) {
     let Some([first, fragment, ttl, src, dst]) = packet.words::<5>(offset) else { return };
     out.src[1] = src as u64;
     out.dst[1] = dst as u64;
@@ -48,7 +54,7 @@ pub(super) fn parse<P: Packet>(packet: &P, frame: &Frame, out: &mut Parsed, offs
         | protocol::SCTP
         | protocol::DCCP
         | protocol::UDP_LITE => {
-            transport(packet, out, body, end, fragmented);
+            transport(packet, out, body, end, fragmented, zero);
             // DHCP client to server, before it has an address (RFC 2131).
             let dhcp = out.protocol == protocol::UDP
                 && !fragmented

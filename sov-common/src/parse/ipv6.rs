@@ -7,7 +7,13 @@ const MAX_HEADERS: u32 = 8;
 const AUTHENTICATION: u32 = 51;
 
 #[inline(always)]
-pub(super) fn parse<P: Packet>(packet: &P, frame: &Frame, out: &mut Parsed, offset: u32) {
+pub(super) fn parse<P: Packet>(
+    packet: &P,
+    frame: &Frame,
+    out: &mut Parsed,
+    offset: u32,
+    zero: u32,
+) {
     let Some([first, sizes, s0, s1, s2, s3, d0, d1, d2, d3]) = packet.words::<10>(offset) else {
         return;
     };
@@ -82,7 +88,7 @@ pub(super) fn parse<P: Packet>(packet: &P, frame: &Frame, out: &mut Parsed, offs
         | protocol::SCTP
         | protocol::DCCP
         | protocol::UDP_LITE => {
-            transport(packet, out, body, end, fragmented);
+            transport(packet, out, body, end, fragmented, zero);
             let plain = i == 0 || (i == 1 && hop_by_hop);
             if plain && !fragmented && out.kind == kind::IP {
                 out.link = link(packet, out, body, end, hop_limit, i == 0) as u32;

@@ -59,8 +59,12 @@ pub(super) fn build(
         let at = words.align();
         words.set(header::MARKS, at);
         words.set(header::MARKS + 1, count as u32);
-        for (value, mask, slot) in &selectors.marks {
-            words.0.extend([*value, *mask, order.value(*slot), 0]);
+        // The first that matches wins: the highest rank comes first.
+        let mut marks: Vec<_> =
+            selectors.marks.iter().map(|(v, mask, slot)| (order.value(*slot), *v, *mask)).collect();
+        marks.sort_unstable();
+        for (tag, value, mask) in marks {
+            words.0.extend([value, mask, tag, 0]);
         }
     }
     // A frame that hides source and DSCP may be any of these tags': it counts as the strictest.
