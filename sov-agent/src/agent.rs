@@ -6,6 +6,7 @@ mod live;
 mod recorder;
 mod settings;
 mod status;
+mod told;
 mod wiring;
 
 use std::{
@@ -55,6 +56,11 @@ impl Paths {
 
     pub fn socket(&self) -> PathBuf {
         self.run.join("control.sock")
+    }
+
+    /// How far the journal is.
+    fn told(&self) -> PathBuf {
+        self.state.join("told")
     }
 
     fn live_image(&self) -> PathBuf {

@@ -1,6 +1,9 @@
 //! Counting and recording: every packet moves a counter, every blocked one exactly one ledger term.
 
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, btf_maps::PerCpuArray};
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    btf_maps::PerCpuArray,
+};
 use sov_common::{
     abi::{COUNTERS, Counter, Event, FlowValue, counter_index},
     classify::Address,
@@ -11,6 +14,9 @@ use crate::maps::{SOV_COUNTERS, SOV_EVENTS, SOV_FLOWS, SOV_LEDGER, SOV_SOCKETS};
 
 /// One counter for each tag slot, reason and verdict.
 type Counters = PerCpuArray<Counter, { COUNTERS as usize }>;
+
+/// What the kernel answers when the key is there.
+const EEXIST: i32 = -17;
 
 #[inline(always)]
 pub(crate) fn count(slot: u8, reason: u8, verdict: Verdict, packets: u64, bytes: u64) {
@@ -108,7 +114,12 @@ pub(crate) fn blocked_in(counters: &Counters, event: &mut Event) {
         rule: event.rule,
         pad: 0,
     };
-    let full = SOV_FLOWS.insert(&event.key, &flow, 0).is_err();
+    // Of two first packets at once both are recorded and one makes the entry: the other must not wipe
+    // what was added to it since.
+    let full = match SOV_FLOWS.insert(&event.key, &flow, BPF_NOEXIST as u64) {
+        Err(error) => error != EEXIST,
+        Ok(()) => false,
+    };
     // SAFETY: as above.
     unsafe {
         add(&raw mut (*ledger).recorded, event.packets);

@@ -203,6 +203,7 @@ impl Rig {
         while self.events.next_event().is_some() {
             events += 1;
         }
+        self.events.commit();
         let flows = self.publisher.datapath.flows().expect("the flow table");
         for flow in &flows {
             let key: &FlowKey = &flow.key;

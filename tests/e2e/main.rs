@@ -10,6 +10,7 @@ mod japan;
 mod modes;
 mod ocsf;
 mod records;
+mod restarts;
 mod wire;
 
 use std::{

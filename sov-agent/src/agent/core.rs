@@ -93,7 +93,7 @@ impl Core {
             log: config.kernel_log,
         })?;
         let events = datapath.take_events()?;
-        let mut recorder = Recorder::new(events, enricher, journal);
+        let mut recorder = Recorder::new(events, enricher, journal, config.paths.told());
         let saved = live::saved(&config.paths.live_image(), &datapath)?;
         if let Some((generation, meta)) = &saved {
             recorder.learn(*generation, Arc::clone(meta));
@@ -212,7 +212,10 @@ impl Core {
     }
 
     /// Removes every link and map: enforcement ends.
-    pub fn detach(self) -> io::Result<()> {
+    pub fn detach(mut self) -> io::Result<()> {
+        self.datapath.pins().remove_links()?;
+        // What was counted up to the last moment; then the tables go.
+        self.recorder.flush(&self.datapath);
         self.datapath.pins().remove()
     }
 

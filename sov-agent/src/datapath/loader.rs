@@ -9,14 +9,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{ArrayOfMaps, MapData, MapError, RingBuf},
+    maps::{ArrayOfMaps, MapError},
     programs::Program,
 };
 use sov_common::abi::{ABI_VERSION, FlowKey, FlowValue, Ledger};
 
 use super::{
     Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
-    KernelLog, LiveImage, Tc, attach, slot, stats, xdp,
+    KernelLog, LiveImage, Tc, attach, slot, stats, sys, xdp,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
@@ -116,16 +116,29 @@ impl Pins {
     /// Removes every pin, and filters on clsact. Links without another holder are gone with their pin:
     /// enforcement ends.
     pub fn remove(&self) -> io::Result<()> {
-        attach::detach_clsact(&super::interfaces()?);
         // Links first: no program may run on maps that are half gone.
-        for folder in [self.links_dir(), self.0.join("maps"), self.0.clone()] {
-            match fs::remove_dir_all(&folder) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
+        self.remove_links()?;
+        remove_folder(&self.0.join("maps"))?;
+        remove_folder(&self.0)
+    }
+
+    /// Detaches every program; the maps stay.
+    pub(crate) fn remove_links(&self) -> io::Result<()> {
+        attach::detach_clsact(&super::interfaces()?);
+        for name in self.links()? {
+            // Now, not when the last holder lets go. A link whose interface is gone cannot be detached.
+            if let Ok(link) = sys::open_pin(&self.link(&name)) {
+                let _ = sys::detach_link(link.as_fd());
             }
         }
-        Ok(())
+        remove_folder(&self.links_dir())
+    }
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 
@@ -237,7 +250,10 @@ impl Datapath {
     pub fn take_events(&mut self) -> Result<EventReader, DatapathError> {
         const MAP: &str = "SOV_EVENTS";
         let map = self.ebpf.take_map(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
-        RingBuf::<MapData>::try_from(map).map(EventReader).map_err(map_error(MAP))
+        match map {
+            aya::maps::Map::RingBuf(map) => EventReader::new(map),
+            _ => Err(DatapathError::NoMap { map: MAP }),
+        }
     }
 
     pub fn counters(&self) -> Result<Vec<CounterRow>, DatapathError> {

@@ -15,6 +15,7 @@ const MAP_LOOKUP_AND_DELETE: libc::c_long = 21;
 const OBJ_GET: libc::c_long = 7;
 const PROG_TEST_RUN: libc::c_long = 10;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `attr` is one of the structs of `union bpf_attr`, zero-padded by the kernel.
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
@@ -61,6 +62,12 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         old_program: 0,
     };
     bpf(LINK_UPDATE, &mut attr).map(|_| ())
+}
+
+/// Takes a link's program off its hook (kernel 5.9); when this returns, no new packet meets it.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = link.as_raw_fd() as u32;
+    bpf(LINK_DETACH, &mut attr).map(|_| ())
 }
 
 #[repr(C)]

@@ -222,6 +222,11 @@ impl Journal {
         }
     }
 
+    /// The number that the next record gets.
+    pub fn next_sequence(&self) -> u64 {
+        self.next
+    }
+
     pub fn state(&self) -> JournalState {
         let active = self.active.as_ref();
         JournalState {
