@@ -5,12 +5,14 @@
 //! removes it all with the last process. *Workloads* are its children: they send and say what they saw.
 //! Nothing here decides a verdict, and nothing has a route out of the machine.
 
+pub mod agent;
 pub mod bench;
 pub mod guard;
 pub mod lab;
 pub mod packet;
 pub mod plan;
 pub mod records;
+pub mod room;
 pub mod sink;
 pub mod stage;
 pub mod workload;

@@ -183,23 +183,38 @@ impl Printer {
 
 /// Everything after the verdict, on one line.
 fn describe(record: &FlowRecord) -> String {
-    let attributes = &record.attributes;
+    let tag = record.tag.as_deref().unwrap_or("-");
+    format!("{:18} {tag:10} {}  {}", record.reason.as_str(), path(record, 6), whom(record))
+}
+
+/// For narrow screens, without tag and verdict: what went where at what time of day; whose it is.
+pub(super) fn two_lines(record: &FlowRecord) -> [String; 2] {
+    let clock = clock(record.time);
+    let time = clock.get(11..23).unwrap_or(&clock);
+    [format!("{:16} {time} {}", record.reason.as_str(), path(record, 4)), whom(record)]
+}
+
+/// Protocol and both ends.
+fn path(record: &FlowRecord, width: usize) -> String {
     let protocol = protocol_name(record.protocol)
         .map_or_else(|| format!("proto-{}", record.protocol), str::to_owned);
     let mut text = format!(
-        "{:18} {:10} {:6} {} -> {}",
-        record.reason.as_str(),
-        record.tag.as_deref().unwrap_or("-"),
-        protocol,
+        "{protocol:width$} {} -> {}",
         endpoint(record.source, record.source_port),
         endpoint(record.destination, record.destination_port),
     );
     if let Some(icmp) = record.icmp {
         text += &format!(" type {} code {}", icmp.kind, icmp.code);
     }
-    text += &match attributes.scope.as_str() {
-        "global" => format!("  {}/{}", attributes.location, attributes.control),
-        scope => format!("  {scope}"),
+    text
+}
+
+/// Place and operator of the destination, the process, and what a later record adds.
+fn whom(record: &FlowRecord) -> String {
+    let attributes = &record.attributes;
+    let mut text = match attributes.scope.as_str() {
+        "global" => format!("{}/{}", attributes.location, attributes.control),
+        scope => scope.to_owned(),
     };
     if let Some(operator) = attributes.operator.as_ref().or(attributes.asn_name.as_ref()) {
         text += &format!(" {operator}");

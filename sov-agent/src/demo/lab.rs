@@ -124,7 +124,7 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> anyhow::Result<Self> {
-        let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+        let ipv6 = has_ipv6();
         let (workload, router) = (Netns::new()?, Netns::new()?);
         let places = PLACES.iter().map(|_| Netns::new()).collect::<anyhow::Result<Vec<_>>>()?;
         for netns in places.iter().chain([&workload, &router]) {
@@ -178,6 +178,13 @@ impl Lab {
         ))?;
         Ok(Self { workload, _router: router, places, ipv6 })
     }
+}
+
+/// Built without IPv6, or booted with `ipv6.disable=1`: there are no such sockets.
+fn has_ipv6() -> bool {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    Path::new("/proc/sys/net/ipv6").exists()
+        && socket(AddressFamily::INET6, SocketType::DGRAM, None).is_ok()
 }
 
 /// Of the namespace that the calling thread is in.

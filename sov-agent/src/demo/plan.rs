@@ -1,9 +1,13 @@
 //! What is sent, what should happen to it, and whether it did. Pure: no sockets, no clock.
 
+mod sequence;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use sov_common::verdict::{Reason, Verdict};
+
+pub use sequence::{Group, groups, hello};
 
 const POLICY: &str = include_str!("policy.toml");
 
@@ -17,7 +21,9 @@ pub fn policy(cgroups: bool) -> String {
     }
     let mut text = POLICY.to_owned();
     for tag in [Tag::Sovereign, Tag::Audited, Tag::General] {
-        text = text.replace(&format!(", {{ cgroup = \"/{}\" }}", tag.as_str()), "");
+        let cgroup = format!("{{ cgroup = \"/{}\" }}", tag.as_str());
+        let mark = format!("{{ mark = \"{:#x}/0xf0\" }}", tag.mark());
+        text = text.replace(&format!("{mark}, {cgroup}"), &mark).replace(&cgroup, &mark);
     }
     text
 }
@@ -101,9 +107,20 @@ impl Kind {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
-            Self::LateUdp => "udp late",
+            Self::LateUdp => "late",
             Self::Icmp => "icmp",
             Self::Frame => "frame",
+        }
+    }
+
+    /// What the short word means, for people.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Tcp => "connect",
+            Self::Udp => "sendto of an unconnected socket",
+            Self::LateUdp => "send of a socket that was tagged after its connect",
+            Self::Icmp => "echo request of a raw socket",
+            Self::Frame => "packet written straight to the interface",
         }
     }
 
@@ -143,6 +160,8 @@ pub const UDP_PORTS: [u16; 6] = [5300, 5301, 5302, 13300, 13301, 13302];
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     pub what: &'static str,
+    /// For narrow tables.
+    pub short: &'static str,
     pub v4: Ipv4Addr,
     pub v6: Ipv6Addr,
     general: Reason,
@@ -152,6 +171,7 @@ pub struct Place {
 pub const PLACES: [Place; 4] = [
     Place {
         what: "domestic cloud",
+        short: "domestic",
         v4: Ipv4Addr::new(27, 133, 128, 1),
         v6: Ipv6Addr::new(0x2401, 0x2500, 0, 0, 0, 0, 0, 1),
         general: Reason::TierMatch,
@@ -159,6 +179,7 @@ pub const PLACES: [Place; 4] = [
     },
     Place {
         what: "US cloud, Tokyo region",
+        short: "US in Tokyo",
         v4: Ipv4Addr::new(54, 250, 0, 1),
         v6: Ipv6Addr::new(0x2406, 0xda14, 0, 0, 0, 0, 0, 1),
         general: Reason::TierMatch,
@@ -166,6 +187,7 @@ pub const PLACES: [Place; 4] = [
     },
     Place {
         what: "service in North America",
+        short: "America",
         v4: Ipv4Addr::new(8, 8, 8, 8),
         v6: Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888),
         general: Reason::ForeignLocation,
@@ -173,6 +195,7 @@ pub const PLACES: [Place; 4] = [
     },
     Place {
         what: "hosting in Germany",
+        short: "Germany",
         v4: Ipv4Addr::new(5, 9, 0, 1),
         v6: Ipv6Addr::new(0x2a01, 0x04f8, 0, 0, 0, 0, 0, 1),
         general: Reason::ForeignLocation,
@@ -284,194 +307,5 @@ pub fn words(verdict: Expected) -> String {
     verdict.map_or_else(|| "-".into(), |(v, r)| format!("{} {}", v.as_str(), r.as_str()))
 }
 
-/// Probes of workloads that share a tag and how they got it; each group is one process.
-#[derive(Clone, Debug)]
-pub struct Group {
-    pub tag: Tag,
-    pub via: Via,
-    pub probes: Vec<Probe>,
-}
-
-/// Everything that is sent, in order.
-pub fn groups(ipv6: bool, cgroups: bool) -> Vec<Group> {
-    let mut plan = Planner { number: 30_000, ipv6, groups: Vec::new() };
-    let all = [0, 1, 2, 3];
-    plan.group(Tag::Untagged, Via::Nothing);
-    plan.add(Kind::Tcp, &all, true, true);
-    plan.add(Kind::Udp, &[AMERICA], true, false);
-    plan.add(Kind::Icmp, &[AMERICA], false, true);
-    plan.group(Tag::General, Via::Mark);
-    plan.add(Kind::Tcp, &all, true, true);
-    plan.add(Kind::Udp, &[TOKYO, AMERICA], true, false);
-    plan.add(Kind::Icmp, &[TOKYO, AMERICA], false, true);
-    plan.group(Tag::Sovereign, Via::Mark);
-    for kind in [Kind::Tcp, Kind::Udp, Kind::Icmp] {
-        plan.add(kind, &all, true, true);
-    }
-    for kind in [Kind::LateUdp, Kind::Frame] {
-        plan.add(kind, &[DOMESTIC, TOKYO], true, true);
-    }
-    if cgroups {
-        plan.group(Tag::Sovereign, Via::Cgroup);
-        plan.add(Kind::Tcp, &[DOMESTIC, TOKYO], true, true);
-        plan.add(Kind::Udp, &[TOKYO], true, true);
-    }
-    plan.group(Tag::Audited, Via::Mark);
-    plan.add(Kind::Tcp, &all, true, true);
-    plan.add(Kind::Udp, &[AMERICA], true, false);
-    plan.add(Kind::Icmp, &[TOKYO], false, true);
-    if cgroups {
-        plan.group(Tag::Audited, Via::Cgroup);
-        plan.add(Kind::Tcp, &[AMERICA], true, true);
-    }
-    plan.groups
-}
-
-/// An untagged echo request to every address: whether the network works at all.
-pub fn hello(ipv6: bool) -> Vec<Probe> {
-    let mut plan = Planner { number: 29_000, ipv6, groups: Vec::new() };
-    plan.group(Tag::Untagged, Via::Nothing);
-    plan.add(Kind::Icmp, &[0, 1, 2, 3], true, true);
-    plan.groups.into_iter().flat_map(|group| group.probes).collect()
-}
-
-struct Planner {
-    number: u16,
-    ipv6: bool,
-    groups: Vec<Group>,
-}
-
-impl Planner {
-    fn group(&mut self, tag: Tag, via: Via) {
-        self.groups.push(Group { tag, via, probes: Vec::new() });
-    }
-
-    fn add(&mut self, kind: Kind, places: &[usize], v4: bool, v6: bool) {
-        let Some(group) = self.groups.last_mut() else { return };
-        for &index in places {
-            let place = &PLACES[index];
-            let addresses = [
-                v4.then_some(IpAddr::V4(place.v4)),
-                (v6 && self.ipv6).then_some(IpAddr::V6(place.v6)),
-            ];
-            for destination in addresses.into_iter().flatten() {
-                self.number += 1;
-                group.probes.push(Probe {
-                    number: self.number,
-                    tag: group.tag,
-                    via: group.via,
-                    kind,
-                    place: index,
-                    destination,
-                    port: kind.port(group.via),
-                });
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    fn find(tag: Tag, kind: Kind, place: usize) -> Probe {
-        let all = groups(true, true).into_iter().flat_map(|g| g.probes);
-        all.into_iter()
-            .find(|p| (p.tag, p.kind, p.place) == (tag, kind, place))
-            .expect("the plan has it")
-    }
-
-    fn good(probe: &Probe) -> Observed {
-        let block = !probe.should_arrive();
-        Observed {
-            seen: Seen {
-                error: block.then(|| "EPERM".into()),
-                answered: !block,
-                nanoseconds: 20_000,
-            },
-            arrived: u64::from(!block),
-            record: probe.expected(),
-        }
-    }
-
-    #[test]
-    fn the_plan_covers_what_the_demonstration_promises() {
-        let plan = groups(true, true);
-        let probes: Vec<_> = plan.iter().flat_map(|g| &g.probes).collect();
-        let numbers: HashSet<_> = probes.iter().map(|p| p.number).collect();
-        assert_eq!(numbers.len(), probes.len(), "arrivals are counted by number");
-        for tag in [Tag::Untagged, Tag::General, Tag::Sovereign, Tag::Audited] {
-            for place in 0..PLACES.len() {
-                for v6 in [false, true] {
-                    let is = |p: &&&Probe| {
-                        (p.tag, p.place, p.kind, p.destination.is_ipv6())
-                            == (tag, place, Kind::Tcp, v6)
-                    };
-                    assert!(probes.iter().any(|p| is(&p)), "{tag:?} {place} {v6}");
-                }
-            }
-        }
-        for probe in probes {
-            let open = TCP_PORTS.contains(&probe.port) || UDP_PORTS.contains(&probe.port);
-            assert!(open || probe.kind == Kind::Icmp, "{probe:?}");
-        }
-        assert!(
-            groups(false, true).iter().flat_map(|g| &g.probes).all(|p| p.destination.is_ipv4())
-        );
-        assert!(groups(true, false).iter().all(|g| g.via != Via::Cgroup));
-    }
-
-    #[test]
-    fn expectations_are_those_of_the_issue() {
-        let expect = |tag, place| words(find(tag, Kind::Tcp, place).expected());
-        assert_eq!(expect(Tag::Untagged, AMERICA), "-");
-        assert_eq!(expect(Tag::General, TOKYO), "allow tier_match");
-        assert_eq!(expect(Tag::Sovereign, TOKYO), "block foreign_control");
-        assert_eq!(expect(Tag::Sovereign, DOMESTIC), "allow tier_match");
-        assert_eq!(expect(Tag::General, AMERICA), "block foreign_location");
-        assert_eq!(expect(Tag::Audited, AMERICA), "would_block foreign_location");
-    }
-
-    #[test]
-    fn every_difference_is_found() {
-        for probe in groups(true, true).iter().flat_map(|g| &g.probes) {
-            assert_eq!(differences(probe, &good(probe), true), Vec::<String>::new(), "{probe:?}");
-        }
-        let blocked = find(Tag::Sovereign, Kind::Tcp, TOKYO);
-        let broken = |change: fn(&mut Observed), probe: &Probe| {
-            let mut observed = good(probe);
-            change(&mut observed);
-            differences(probe, &observed, true).join("; ")
-        };
-        assert_eq!(broken(|o| o.arrived = 2, &blocked), "2 packets leaked");
-        assert_eq!(broken(|o| o.seen.answered = true, &blocked), "the far side answered");
-        assert_eq!(broken(|o| o.seen.error = None, &blocked), "expected EPERM, got no error");
-        assert_eq!(
-            broken(|o| o.seen.nanoseconds = NOTICE_LIMIT_NS, &blocked),
-            "EPERM came after 10.0 ms"
-        );
-        assert_eq!(
-            broken(|o| o.record = Some((Verdict::Block, Reason::ForeignLocation)), &blocked),
-            "on record: block foreign_location, expected block foreign_control"
-        );
-        let allowed = find(Tag::Sovereign, Kind::Tcp, DOMESTIC);
-        assert_eq!(broken(|o| o.arrived = 0, &allowed), "nothing arrived");
-        assert_eq!(broken(|o| o.seen.answered = false, &allowed), "no answer came back");
-        assert_eq!(
-            broken(|o| o.record = None, &allowed),
-            "on record: -, expected allow tier_match"
-        );
-        // Without socket hooks a lost packet is all that the application notices.
-        let mut observed = good(&blocked);
-        observed.seen.error = Some("ETIMEDOUT".into());
-        assert!(differences(&blocked, &observed, false).is_empty());
-    }
-
-    #[test]
-    fn without_cgroups_the_policy_names_none() {
-        assert_eq!(policy(true).matches("cgroup").count(), 3);
-        assert_eq!(policy(false).matches("cgroup").count(), 0);
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-
+use serde_json::value::RawValue;
 use sov_common::verdict::Verdict;
 
 use super::plan::{Expected, Group, Kind, Probe, Tag};
@@ -16,10 +16,16 @@ use crate::flowlog::{
     record::FlowRecord,
 };
 
+/// A record, decoded and as the line that the agent wrote: an OCSF event.
+pub struct OnRecord {
+    pub flow: FlowRecord,
+    pub line: Box<RawValue>,
+}
+
 /// Follows the journal of the demonstration's agent.
 pub struct Records {
     reader: Reader,
-    all: Vec<FlowRecord>,
+    all: Vec<OnRecord>,
 }
 
 impl Records {
@@ -30,11 +36,18 @@ impl Records {
     }
 
     /// Takes what was written since.
-    pub fn read(&mut self) -> anyhow::Result<()> {
+    fn read(&mut self) -> anyhow::Result<()> {
         while let Some(line) = self.reader.next_line()? {
-            self.all.push(line.record().context("the agent wrote a line that is no record")?);
+            let flow = line.record().context("the agent wrote a line that is no record")?;
+            self.all.push(OnRecord { flow, line: serde_json::from_slice(&line.bytes)? });
         }
         Ok(())
+    }
+
+    /// Everything, once the agent has stopped.
+    pub fn finish(mut self) -> anyhow::Result<Vec<OnRecord>> {
+        self.read()?;
+        Ok(self.all)
     }
 
     /// Waits until everything of the group that is blocked, or would be, is on record, or the time is
@@ -62,7 +75,7 @@ impl Records {
     /// The first record of a probe's flow. Two echo requests of one tag to one place are one flow.
     fn record(&self, probe: &Probe) -> Option<&FlowRecord> {
         let tag = (probe.tag != Tag::Untagged).then(|| probe.tag.as_str());
-        self.all.iter().find(|record| {
+        self.all.iter().map(|record| &record.flow).find(|record| {
             record.tag.as_deref() == tag
                 && record.destination == probe.destination
                 && record.protocol == probe.kind.protocol(probe.destination.is_ipv6())

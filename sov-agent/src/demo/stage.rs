@@ -2,42 +2,34 @@
 //! nothing.
 
 use std::{
-    fs::{self, File},
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
     net::IpAddr,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    path::PathBuf,
+    process::{ChildStdin, ChildStdout, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
-use rustix::{
-    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
-    process::{Pid, Signal, kill_process},
-    thread::UnshareFlags,
-};
 use serde::Serialize;
 use sov_common::verdict::{Reason, Verdict};
 
 use super::{
+    agent::Agent,
     bench::{self, Cost},
     guard::PLAIN,
     lab::Lab,
     plan::{self, Expected, Group, Observed, Probe, Seen, Tag, Via, differences},
-    records::Records,
+    records::{OnRecord, Records},
+    room::Room,
     sink::Sinks,
 };
 use crate::{
-    control::{
-        client,
-        status::{Counter, Status},
-    },
+    control::status::{Counter, Status},
     flowlog::{record::Ledger, words::Word as _},
 };
 
-const START_LIMIT: Duration = Duration::from_secs(30);
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// A blocked flow is on record within this.
 const RECORD_LIMIT: Duration = Duration::from_secs(1);
@@ -75,13 +67,13 @@ pub enum Event<'a> {
         what: &'static str,
         why: &'a str,
     },
-    /// The journal can be read in this folder, now.
-    Journal(&'a Path),
 }
 
 /// Everything that was observed.
 pub struct Report {
     pub outcomes: Vec<Outcome>,
+    /// The whole flow log, in the order in which the agent wrote it.
+    pub records: Vec<OnRecord>,
     pub ledger: Ledger,
     /// The longest time until all flows of a group were on record after its last probe.
     pub slowest_record: Duration,
@@ -165,9 +157,19 @@ pub fn run(
         observed.arrived = sinks.arrived(probe);
         *found = differences(probe, observed, cgroups);
     }
-    tell(Event::Journal(&room.journal()))?;
+    // The stop wrote the rest.
+    let records = records.finish()?;
     let cost = bench::measure(&room.bpf().join("bench"), &plan::policy(false))?;
-    Ok(Report { outcomes, ledger, slowest_record, cost, skipped, problems, took: start.elapsed() })
+    Ok(Report {
+        outcomes,
+        records,
+        ledger,
+        slowest_record,
+        cost,
+        skipped,
+        problems,
+        took: start.elapsed(),
+    })
 }
 
 /// Waits until every place answers: fresh links drop the first packets, and no agent is there yet.
@@ -258,143 +260,6 @@ fn ask<'a>(
         seen.push(answer);
     }
     Ok(seen)
-}
-
-/// A tmpfs and a bpffs that only this process and its children see.
-struct Room(PathBuf);
-
-impl Room {
-    fn new(setting: &Setting) -> anyhow::Result<Self> {
-        // SAFETY: the stage has one thread and shares no mounts, descriptors or working folder.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
-            .context("a mount namespace cannot be made; the demonstration needs CAP_SYS_ADMIN")?;
-        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-        if setting.cgroup.is_err() {
-            // With no folder of its own the agent would guard the sockets of the whole host.
-            while let Ok(root) = crate::datapath::CgroupRoot::discover(None) {
-                unmount(root.path(), UnmountFlags::DETACH)?;
-            }
-        }
-        let at = ["/mnt", "/media", "/tmp"]
-            .map(PathBuf::from)
-            .into_iter()
-            .find(|path| path.is_dir() && !setting.program.starts_with(path))
-            .context("there is none of /mnt, /media, /tmp to mount a tmpfs on")?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount("sovdemo", &at, "tmpfs", flags, Some(c"mode=0700"))
-            .with_context(|| format!("mounting a tmpfs on {}", at.display()))?;
-        let room = Self(at);
-        fs::create_dir(room.bpf())?;
-        mount("sovdemo", room.bpf(), "bpf", flags, Some(c"mode=0700"))
-            .context("mounting a bpffs; the kernel needs CONFIG_BPF_SYSCALL")?;
-        Ok(room)
-    }
-
-    fn bpf(&self) -> PathBuf {
-        self.0.join("bpf")
-    }
-
-    fn pins(&self) -> PathBuf {
-        self.bpf().join("sov")
-    }
-
-    fn state(&self) -> PathBuf {
-        self.0.join("state")
-    }
-
-    fn journal(&self) -> PathBuf {
-        self.state().join("flows")
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("run/control.sock")
-    }
-
-    fn log(&self) -> PathBuf {
-        self.0.join("agent.log")
-    }
-}
-
-/// `sov-agent run`, as an operator starts it.
-struct Agent {
-    child: Child,
-    socket: PathBuf,
-    log: PathBuf,
-}
-
-impl Agent {
-    fn start(room: &Room, setting: &Setting, lab: &Lab, policy: &str) -> anyhow::Result<Self> {
-        let file = room.0.join("policy.toml");
-        fs::write(&file, policy)?;
-        let mut command: Command = lab.workload.command(&setting.program)?;
-        command
-            .args(["run", "--metrics", "off", "--detach", "--policy"])
-            .arg(&file)
-            .env("SOV_STATE_DIR", room.state())
-            .env("SOV_RUN_DIR", room.0.join("run"))
-            .env("SOV_PIN_DIR", room.pins())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(room.log())?);
-        match &setting.cgroup {
-            Ok(folder) => command.env("SOV_CGROUP_ROOT", folder),
-            Err(_) => command.env_remove("SOV_CGROUP_ROOT"),
-        };
-        let child = command.spawn().context("the agent cannot be started")?;
-        let mut agent = Self { child, socket: room.socket(), log: room.log() };
-        let start = Instant::now();
-        while agent.status().is_err() {
-            if let Some(status) = agent.child.try_wait()? {
-                bail!("the agent did not start ({status}): {}", agent.last_words());
-            }
-            ensure!(
-                start.elapsed() < START_LIMIT,
-                "the agent does not answer: {}",
-                agent.last_words()
-            );
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(agent)
-    }
-
-    fn status(&self) -> anyhow::Result<Status> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(runtime.block_on(client::status(&self.socket))?)
-    }
-
-    /// SIGINT, as Ctrl-C.
-    fn stop(&mut self) -> anyhow::Result<ExitStatus> {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).context("the agent has no pid")?;
-        kill_process(pid, Signal::INT)?;
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            if start.elapsed() > STOP_LIMIT {
-                let _ = self.child.kill();
-                bail!("the agent did not stop: {}", self.last_words());
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// The end of what it said on stderr.
-    fn last_words(&self) -> String {
-        let mut text = String::new();
-        // Without a log there is nothing to say.
-        let _ = File::open(&self.log).and_then(|file| file.take(1 << 16).read_to_string(&mut text));
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(12)..].join("\n")
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // After an error; an agent that was stopped is past both.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// `v4` or `v6`, for people.
