@@ -21,10 +21,10 @@ mod programs {
     const DROP: u32 = 1;
     const MADE: u32 = 2;
 
-    /// [0]: the sink drops (1) or lets go on (0). [1]: interface that the generator redirects to.
-    /// [2]: targets in use minus one, a power of two minus one. [3]: the next target.
+    /// Of the generator. [0]: interface to redirect to. [1]: targets in use minus one, a power of two
+    /// minus one. [2]: the next target.
     #[btf_map]
-    static LAB_SETTINGS: Array<u32, 4> = Array::new();
+    static LAB_SETTINGS: Array<u32, 3> = Array::new();
 
     /// Destinations for the generator, network byte order; IPv4 in the first word.
     #[btf_map]
@@ -43,10 +43,33 @@ mod programs {
         LAB_SETTINGS.get(which).copied().unwrap_or(0)
     }
 
-    /// The far end of a cable: counts what arrives and ends it, so that no receiver is measured.
+    const ETHERTYPE_IPV4: u16 = 0x0800;
+    const ETHERTYPE_IPV6: u16 = 0x86dd;
+    /// Ethernet, IPv6, and the first 8 bytes of the transport header; generated frames are longer.
+    const HEADERS: usize = 62;
+    /// Ethernet, IPv4 without options, UDP.
+    const HEADERS4: usize = 42;
+    /// Destination port of the benchmark's datagrams.
+    const PORT: u16 = 9000;
+
+    /// The far end of a cable: counts the benchmark's datagrams and ends them, so that no receiver is
+    /// measured. Everything else goes on.
     #[classifier]
-    fn lab_sink(_: TcContext) -> i32 {
-        if setting(0) == 0 {
+    fn lab_sink(ctx: TcContext) -> i32 {
+        let start = ctx.data();
+        if start + HEADERS4 > ctx.data_end() {
+            return TC_ACT_UNSPEC;
+        }
+        // SAFETY: below HEADERS4, which was compared with the end.
+        let (ethertype, mut port) =
+            unsafe { (*((start + 12) as *const u16), *((start + 36) as *const u16)) };
+        if ethertype == ETHERTYPE_IPV6.to_be() && start + HEADERS <= ctx.data_end() {
+            // SAFETY: below HEADERS.
+            port = unsafe { *((start + 56) as *const u16) };
+        } else if ethertype != ETHERTYPE_IPV4.to_be() {
+            return TC_ACT_UNSPEC;
+        }
+        if port != PORT.to_be() {
             return TC_ACT_UNSPEC;
         }
         count(SINK);
@@ -66,19 +89,15 @@ mod programs {
         xdp_action::XDP_DROP
     }
 
-    const ETHERTYPE_IPV6: u16 = 0x86dd;
-    /// Ethernet, IPv6, and the first 8 bytes of the transport header; frames are at least this long.
-    const HEADERS: usize = 62;
-
     /// Writes the next destination into the frame and sends it into a cable; run by test runs with
     /// live frames.
     #[xdp]
     fn lab_generate(ctx: XdpContext) -> u32 {
-        let Some(next) = LAB_SETTINGS.get_ptr_mut(3) else { return xdp_action::XDP_ABORTED };
+        let Some(next) = LAB_SETTINGS.get_ptr_mut(2) else { return xdp_action::XDP_ABORTED };
         // SAFETY: a live value; one CPU generates.
         let index = unsafe {
             *next = (*next).wrapping_add(1);
-            *next & setting(2)
+            *next & setting(1)
         };
         let Some(target) = LAB_TARGETS.get(index) else { return xdp_action::XDP_ABORTED };
         let start = ctx.data();
@@ -98,7 +117,7 @@ mod programs {
         }
         count(MADE);
         // SAFETY: a helper call with plain numbers.
-        unsafe { bpf_redirect(setting(1), 0) as u32 }
+        unsafe { bpf_redirect(setting(0), 0) as u32 }
     }
 }
 

@@ -4,24 +4,31 @@
 //! In the ordinary tiers this is a smoke run of every kind of row: answers and counts are compared,
 //! not times.
 
+mod around;
 mod environment;
 mod model;
+mod peers;
 mod programs;
 mod progress;
 mod rig;
 mod sample;
+mod site;
 mod stats;
 mod tables;
 mod targets;
+mod tcp;
 mod upkeep;
+mod wire;
 
 use std::env;
 
 use sov_tests::{cpu, require_root};
 
+use around::Around;
 use model::{Report, Section, VERSION};
 use progress::Progress;
 use rig::Rig;
+use site::{Filter, Site};
 use tables::Table;
 
 /// How long to measure.
@@ -33,12 +40,50 @@ pub(crate) struct Effort {
     pub(crate) answers: usize,
     /// Policy changes.
     pub(crate) changes: u32,
+    /// Turns of each filter end to end, packets of a turn.
+    pub(crate) turns: u32,
+    pub(crate) sent: u32,
+    /// Destinations of a sender.
+    pub(crate) list: usize,
+    /// Round trips and milliseconds of a TCP turn.
+    pub(crate) trips: u32,
+    pub(crate) stream_ms: u64,
 }
 
 impl Effort {
-    const SMOKE: Self = Self { rounds: 3, packets: 2_048, answers: 1_000, changes: 1 };
-    const QUICK: Self = Self { rounds: 7, packets: 8_192, answers: 1_000, changes: 3 };
-    const FULL: Self = Self { rounds: 31, packets: 32_768, answers: 3_000, changes: 7 };
+    const SMOKE: Self = Self {
+        rounds: 3,
+        packets: 2_048,
+        answers: 1_000,
+        changes: 1,
+        turns: 1,
+        sent: 1_024,
+        list: 1_024,
+        trips: 50,
+        stream_ms: 10,
+    };
+    const QUICK: Self = Self {
+        rounds: 7,
+        packets: 8_192,
+        answers: 1_000,
+        changes: 3,
+        turns: 5,
+        sent: 8_192,
+        list: 65_536,
+        trips: 200,
+        stream_ms: 50,
+    };
+    const FULL: Self = Self {
+        rounds: 31,
+        packets: 32_768,
+        answers: 3_000,
+        changes: 7,
+        turns: 11,
+        sent: 16_384,
+        list: 65_536,
+        trips: 1_000,
+        stream_ms: 120,
+    };
 }
 
 /// Every kind of row is measured, agrees with what the classifier says, and loses no packet.
@@ -99,13 +144,32 @@ fn run(
         }
     }
     let mut sections: Vec<Section> = vec![];
-    {
+    if wanted("program") || wanted("upkeep") {
         let mut rig = Rig::load();
         if wanted("program") {
             sections.push(programs::section(&mut rig, &tables, &refused, effort, &progress));
         }
         if wanted("upkeep") {
             sections.push(upkeep::section(&mut rig, &tables, &refused, effort, &progress));
+        }
+    }
+    if wanted("wire") || wanted("tcp") || wanted("cores") {
+        progress.step("a network for every filter");
+        let mut around = Around::load();
+        let mut sites: Vec<Site> =
+            Filter::ALL.into_iter().map(|filter| Site::new(filter, &mut around)).collect();
+        if wanted("wire") {
+            let section = wire::section(&mut sites, &around, &tables, effort, &progress);
+            sections.push(section);
+        }
+        // What follows is about the embedded data, or the only table of a smoke run.
+        if let Some(table) = tables.first() {
+            if wanted("tcp") {
+                sections.push(tcp::section(&mut sites, table, effort, &progress));
+            }
+            if wanted("cores") {
+                sections.push(wire::cores(&mut sites, &around, table, effort, &progress));
+            }
         }
     }
     let mut report = Report {

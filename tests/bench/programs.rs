@@ -13,7 +13,7 @@ use crate::{
     progress::Progress,
     rig::{Kind, NEXT, Rig},
     stats,
-    tables::{PORT, SET, Table, targets, thousands},
+    tables::{MARK, PORT, SET, Table, targets, thousands},
 };
 
 /// Packets of one round of new flows: fewer than the flow table and the ring buffer hold.
@@ -163,7 +163,7 @@ fn measure(rig: &mut Rig, table: &Table, family: u8, effort: &Effort) -> (Group,
     for round in 0..=effort.rounds {
         for (case, samples) in cases.iter().zip(&mut samples) {
             let frame = &frames[usize::from(case.tcp)];
-            let mark = if case.tagged { table.mark } else { 0 };
+            let mark = if case.tagged { MARK } else { 0 };
             let packets = if case.new_flows { NEW_FLOWS } else { effort.packets };
             let start = round.wrapping_mul(packets);
             if case.new_flows {
@@ -227,7 +227,7 @@ fn check_answers(rig: &mut Rig, table: &Table, family: u8, count: usize) {
         let expected = table.decide(family, address);
         let mut ask = |kind| {
             rig.aim(MIXED, SET as u32, i as u32);
-            rig.run(kind, &frame, table.mark, 1).0
+            rig.run(kind, &frame, MARK, 1).0
         };
         let classes = (ask(Kind::Lookup), ask(Kind::LookupTrie));
         assert_eq!(classes.0, classes.1, "class of {address:x} by image and trie");

@@ -43,19 +43,19 @@ min_sources = 2
 name = "a"
 tier = "all"
 rank = 1
-select = [ { mark = "0x11/0xff" } ]
+select = [ { mark = "0x5300/0xff00" } ]
 
 [[tag]]
 name = "b"
 tier = "home"
 rank = 1
-select = [ { mark = "0x22/0xff" } ]
+select = [ { mark = "0x5400/0xff00" } ]
 
 [[tag]]
 name = "c"
 tier = "sure"
 rank = 1
-select = [ { mark = "0x33/0xff" } ]
+select = [ { mark = "0x5500/0xff00" } ]
 "#;
 
 /// `count` prefixes of the world table. Where it has too few, its shortest are halved until there are

@@ -1,6 +1,9 @@
 //! The policies that are measured: as image, as prefixes for the trie and the peers, as destinations.
 
-use std::time::Instant;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Instant,
+};
 
 use sov_agent::{
     data::dataset::Dataset,
@@ -29,12 +32,14 @@ pub(crate) const PORT: u16 = 9000;
 /// Address, length.
 pub(crate) type Prefix = (u128, u8);
 
-/// A policy and how its traffic is marked.
+/// Socket mark of the measured traffic, in all policies.
+pub(crate) const MARK: u32 = 0x5300;
+
+/// A policy.
 pub(crate) struct Table {
     pub(crate) id: &'static str,
     pub(crate) name: String,
     pub(crate) compiled: Compiled,
-    pub(crate) mark: u32,
     slot: u8,
     /// Interval starts of the world table: destinations "anywhere".
     world: [Vec<u128>; 2],
@@ -52,7 +57,7 @@ impl Table {
         let text = text
             .replace("mode = \"audit\"", "mode = \"enforce\"")
             .replace("response = \"reject\"", "response = \"drop\"");
-        let mut table = Self::new("embedded", "embedded data", text, dataset, 0x5300)?;
+        let mut table = Self::new("embedded", "embedded data", text, dataset)?;
         for family in [4, 6] {
             table.allowed[index(family)] = table.reachable(family);
         }
@@ -66,20 +71,14 @@ impl Table {
         let prefixes = [sample(&world, 4, v4), sample(&world, 6, v6)];
         let dataset = dataset_of(&prefixes);
         let name = format!("{} + {} prefixes", thousands(v4), thousands(v6));
-        let mut table = Self::new(id, &name, TIERS.to_owned(), dataset, 0x11)?;
+        let mut table = Self::new(id, &name, TIERS.to_owned(), dataset)?;
         table.allowed = prefixes;
         Ok(table)
     }
 
-    fn new(
-        id: &'static str,
-        name: &str,
-        text: String,
-        dataset: Dataset,
-        mark: u32,
-    ) -> Result<Self, String> {
+    fn new(id: &'static str, name: &str, text: String, dataset: Dataset) -> Result<Self, String> {
         let compiled = compile(&text, &dataset)?;
-        let slot = compiled.spec.selectors.marks.iter().find(|(value, ..)| *value == mark);
+        let slot = compiled.spec.selectors.marks.iter().find(|(value, ..)| *value == MARK);
         let slot = slot.ok_or("the mark is not a selector")?.2;
         let embedded = Dataset::embedded().map_err(|e| e.to_string())?;
         let world = [
@@ -87,7 +86,7 @@ impl Table {
             embedded.v6().map(|(start, _)| start).collect(),
         ];
         let allowed = [vec![], vec![]];
-        Ok(Self { id, name: name.into(), compiled, mark, slot, world, allowed, text, dataset })
+        Ok(Self { id, name: name.into(), compiled, slot, world, allowed, text, dataset })
     }
 
     pub(crate) fn image(&self) -> &Image {
@@ -105,6 +104,16 @@ impl Table {
     /// What the tag may reach, as prefixes.
     pub(crate) fn allowed(&self, family: u8) -> &[Prefix] {
         &self.allowed[index(family)]
+    }
+
+    /// Whether a prefix of [`Table::allowed`] holds the address. The agent's verdict may differ: it
+    /// judges an address that carries another one by that one.
+    pub(crate) fn is_listed(&self, address: u128, family: u8) -> bool {
+        let prefixes = self.allowed(family);
+        let after = prefixes.partition_point(|prefix| prefix.0 <= address);
+        let Some(&(first, length)) = prefixes[..after].last() else { return false };
+        let host = u32::from(width(family) - length);
+        (address - first).checked_shr(host).unwrap_or(0) == 0
     }
 
     /// The policy's intervals of a family: start, class. Addresses as numbers.
@@ -251,4 +260,16 @@ pub(crate) fn thousands(number: usize) -> String {
 pub(crate) fn unix_now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.expect("a clock after 1970").as_secs()
+}
+
+/// An address as text.
+pub(crate) fn text_of(address: u128, family: u8) -> String {
+    address_of(address, family).to_string()
+}
+
+pub(crate) fn address_of(address: u128, family: u8) -> IpAddr {
+    match family {
+        4 => Ipv4Addr::from(address as u32).into(),
+        _ => Ipv6Addr::from(address).into(),
+    }
 }

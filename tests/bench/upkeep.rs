@@ -15,7 +15,7 @@ use crate::{
     progress::Progress,
     rig::{Kind, Rig},
     stats,
-    tables::{SET, Table, targets, thousands},
+    tables::{MARK, SET, Table, targets, thousands},
 };
 
 pub(crate) const BUILD: &str = "build";
@@ -115,7 +115,7 @@ fn swap(rig: &mut Rig, table: &Table, effort: &Effort) -> Group {
                     }
                     count
                 });
-                let (_, time) = reader.run(Kind::Egress, &frame, table.mark, 4 * effort.packets);
+                let (_, time) = reader.run(Kind::Egress, &frame, MARK, 4 * effort.packets);
                 done.store(true, Ordering::Relaxed);
                 swaps += writer.join().expect("the swaps succeed");
                 time

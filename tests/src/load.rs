@@ -32,16 +32,27 @@ pub struct Setup {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// Keeps a list of destinations of one family under a name.
-    Keep { name: String, to: Vec<IpAddr> },
-    /// Frames through a packet socket, the list round robin from the last place on, 64 to a call.
-    Raw { name: String, packets: u32 },
+    /// Keeps a list of destinations of one family under a name. The file holds 16 bytes of each, in
+    /// network order, IPv4 addresses mapped.
+    Keep { name: String, file: PathBuf },
+    /// Frames through a packet socket, the list round robin from the last place on.
+    Raw { name: String, packets: u32, call: Call },
     /// The same as datagrams of an unconnected socket.
-    Udp { name: String, packets: u32 },
+    Udp { name: String, packets: u32, call: Call },
     /// Round trips of one byte over one TCP connection.
     Trips { to: IpAddr, port: u16, count: u32 },
     /// Sends over one TCP connection as fast as it takes.
     Stream { to: IpAddr, port: u16, millis: u64 },
+}
+
+/// How packets are handed to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Call {
+    /// 64 to a sendmmsg call. A refused packet ends the call and is tried again at the front of the
+    /// next one: not for traffic that is blocked.
+    Many,
+    /// A sendmsg call for each.
+    One,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use sov_tests::{
     cpu,
     lab::{SOURCE4, SOURCE6},
-    load::{Answer, Order, Setup},
+    load::{Answer, Call, Order, Setup},
     packet::{UDP, ip4, ip6, udp},
     sock,
 };
@@ -88,13 +88,14 @@ impl Sender {
 
     fn obey(&mut self, order: Order) -> Result<Answer> {
         match order {
-            Order::Keep { name, to } => {
-                let list = self.prepare(&to);
+            Order::Keep { name, file } => {
+                let bytes = fs::read(&file).with_context(|| file.display().to_string())?;
+                let list = self.prepare(&addresses(&bytes));
                 self.lists.insert(name, list);
                 Ok(Answer::default())
             }
-            Order::Raw { name, packets } => self.flood(&name, packets, true),
-            Order::Udp { name, packets } => self.flood(&name, packets, false),
+            Order::Raw { name, packets, call } => self.flood(&name, packets, call, true),
+            Order::Udp { name, packets, call } => self.flood(&name, packets, call, false),
             Order::Trips { to, port, count } => trips(&self.setup, to, port, count),
             Order::Stream { to, port, millis } => stream(&self.setup, to, port, millis),
         }
@@ -122,7 +123,7 @@ impl Sender {
         }
     }
 
-    fn flood(&mut self, name: &str, packets: u32, raw: bool) -> Result<Answer> {
+    fn flood(&mut self, name: &str, packets: u32, call: Call, raw: bool) -> Result<Answer> {
         let list = self.lists.get_mut(name).with_context(|| format!("no list {name}"))?;
         let v6 = list.length as usize == size_of::<libc::sockaddr_in6>();
         let fd = if raw { &self.raw } else { &self.udp[usize::from(v6)] };
@@ -151,29 +152,53 @@ impl Sender {
             }
             let mut at = 0;
             while at < BATCH {
-                let rest = &mut messages[at..];
-                // SAFETY: messages, vectors, frames, addresses and the payload outlive the call.
-                let n = unsafe {
-                    libc::sendmmsg(fd.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0)
+                let sent = match call {
+                    Call::Many => send_many(fd, &mut messages[at..]),
+                    Call::One => send_one(fd, &messages[at].msg_hdr),
                 };
-                if n > 0 {
-                    answer.sent += n as u64;
-                    at += n as usize;
-                    continue;
+                match sent {
+                    Ok(count) => {
+                        answer.sent += count as u64;
+                        at += count;
+                    }
+                    // The first of them was dropped or refused: on with the next.
+                    Err(error) if is_refusal(&error) => {
+                        answer.refused += 1;
+                        at += 1;
+                    }
+                    Err(error) => return Err(error).context("sending"),
                 }
-                // The first of the rest was dropped (ENOBUFS) or refused (EPERM): on with the next.
-                let error = io::Error::last_os_error();
-                match error.raw_os_error() {
-                    Some(libc::ENOBUFS | libc::EPERM) => answer.refused += 1,
-                    _ => return Err(error).context("sendmmsg"),
-                }
-                at += 1;
             }
         }
         answer.cpu_ns = cpu::thread_ns() - thread;
         answer.wall_ns = cpu::wall_ns() - wall;
         Ok(answer)
     }
+}
+
+/// How many of the messages the kernel took, at least one.
+fn send_many(fd: &OwnedFd, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    // SAFETY: the messages and what they point to outlive the call.
+    let count =
+        unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0) };
+    sock::check(count).map(|count| count as usize)
+}
+
+fn send_one(fd: &OwnedFd, message: &libc::msghdr) -> io::Result<usize> {
+    // SAFETY: as above.
+    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), message, 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(1) }
+}
+
+/// A packet that a hook dropped (ENOBUFS from a packet socket) or refused (EPERM).
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EPERM))
+}
+
+/// The content of a list's file.
+fn addresses(bytes: &[u8]) -> Vec<IpAddr> {
+    let (all, _) = bytes.as_chunks::<16>();
+    all.iter().map(|octets| IpAddr::from(*octets).to_canonical()).collect()
 }
 
 fn address(to: IpAddr, port: u16) -> libc::sockaddr_in6 {
