@@ -190,6 +190,9 @@ impl StatusSource for Shared {
 /// Writes a file whole or not at all.
 fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let beside = path.with_extension("tmp");
-    std::fs::write(&beside, bytes)?;
+    let mut file = std::fs::File::create(&beside)?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    // Or a power failure could leave the new name with nothing in it.
+    file.sync_all()?;
     std::fs::rename(&beside, path)
 }

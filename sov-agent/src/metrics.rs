@@ -95,6 +95,11 @@ pub fn render(status: &Status) -> String {
         .of(&[("policy", &policy.name), ("hash", &policy.hash)], 1);
     page.gauge("sov_policy_generation", "Generation of the live policy image.")
         .of(&[], policy.generation);
+    page.gauge(
+        "sov_policy_restored",
+        "1 while the image of an earlier boot is in force, because policy or data make no new one.",
+    )
+    .of(&[], u64::from(policy.restored.is_some()));
     page.gauge("sov_policy_applied_timestamp_seconds", "When the live image was applied.")
         .of(&[], policy.applied);
     let mut modes = page.gauge("sov_tag_enforced", "1 = blocks are enforced, 0 = audit.");

@@ -3,6 +3,7 @@
 //! The agent's socket hooks sit at the root of the machine's cgroup tree, so that two agents at once
 //! would judge each other's traffic: these tests take turns.
 
+mod boot;
 mod continuity;
 mod gateway;
 mod identity;

@@ -4,7 +4,7 @@ use std::{fs, io, path::PathBuf, sync::Arc, time::Instant};
 
 use super::{
     Config,
-    live::{self, Live},
+    live::{self, Live, Origin, Saved},
     recorder::Recorder,
     wiring::Wiring,
 };
@@ -30,10 +30,26 @@ pub enum StartError {
     Input(anyhow::Error),
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    #[error(
+        "{source}; generation {generation} of {name} is live all the same and stays in force on {links} \
+         links, what is named here is not guarded. `sov-agent detach` removes them"
+    )]
+    Attach { source: DatapathError, name: String, generation: u32, links: usize },
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+}
+
+impl StartError {
+    /// The first finding of a policy, else the error itself: one line.
+    fn why(&self) -> String {
+        let Self::Policy { findings, .. } = self else { return self.to_string() };
+        findings
+            .iter()
+            .find(|f| f.is_error())
+            .map_or_else(|| self.to_string(), |f| f.message.clone())
+    }
 }
 
 /// A running node.
@@ -43,7 +59,7 @@ pub struct Core {
     /// `None` where no cgroup v2 hierarchy is mounted: no socket hooks.
     pub(super) cgroups: Option<CgroupRoot>,
     pub(super) data: Arc<Dataset>,
-    pub(super) parsed: Parsed,
+    pub(super) origin: Origin,
     pub(super) live: Live,
     pub(super) wiring: Wiring,
     pub(super) recorder: Recorder,
@@ -54,14 +70,28 @@ pub struct Core {
 }
 
 impl Core {
-    /// Compiles, loads, publishes, attaches. On an error nothing that was live has changed.
+    /// Compiles, loads, publishes, attaches. On an error nothing that was live has changed, unless the
+    /// error says so ([`StartError::Attach`]).
+    ///
+    /// Policy or data that cannot be used after a boot: the image that was live last goes live again.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let started = inputs::now();
-        let (parsed, data) = read(&config, started)?;
+        let image_file = config.paths.live_image();
+        let mut unusable = None;
+        let (mut origin, data) = match (read(&config, started), Saved::read(&image_file)) {
+            (Ok((parsed, data)), _) => (Origin::Policy(parsed), data),
+            (Err(e), Some(saved)) => {
+                let why = format!("{e}");
+                unusable = Some(e);
+                let data = Dataset::embedded().map_err(|e| StartError::Input(e.into()))?;
+                (Origin::Saved { saved, why }, data)
+            }
+            (Err(e), None) => return Err(e),
+        };
         let data = Arc::new(data);
         let cgroups = match CgroupRoot::discover(config.paths.cgroups.as_deref()) {
             Ok(root) => Some(root),
-            Err(e) if config.paths.cgroups.is_some() || live::names_cgroups(&parsed) => {
+            Err(e) if config.paths.cgroups.is_some() || !origin.names().cgroups.is_empty() => {
                 return Err(e.into());
             }
             Err(e) => {
@@ -98,15 +128,31 @@ impl Core {
         if let Some((generation, meta)) = &saved {
             recorder.learn(*generation, Arc::clone(meta));
         }
-        let live = Live::publish(
-            &mut datapath,
-            &parsed,
-            &data,
-            cgroups.as_ref(),
-            saved,
-            &mut recorder,
-            &config.paths.live_image(),
-        )?;
+        let was_live = datapath.live()?.is_some();
+        if let Some(e) = unusable
+            && was_live
+        {
+            // What is live goes on without an agent, as it did.
+            return Err(e);
+        }
+        let mut publish = |origin: &Origin, recorder: &mut Recorder| {
+            let cgroups = cgroups.as_ref();
+            let saved = saved.clone();
+            Live::publish(&mut datapath, origin, &data, cgroups, saved, recorder, &image_file)
+        };
+        let live = match publish(&origin, &mut recorder) {
+            Err(e @ StartError::Policy { .. }) if !was_live => {
+                let Some(saved) = Saved::read(&image_file) else { return Err(e) };
+                report(&e);
+                origin = Origin::Saved { saved, why: e.why() };
+                publish(&origin, &mut recorder)?
+            }
+            result => result?,
+        };
+        if let Origin::Saved { saved, why } = &origin {
+            log::error!("{why}");
+            log::error!("the image of {} that was live last is restored", saved.meta.name);
+        }
         let kernel_log = config.kernel_log.and_then(|_| datapath.kernel_log());
         let mut core = Self {
             wiring: Wiring::new(&config.interfaces, &config.xdp)?,
@@ -114,7 +160,7 @@ impl Core {
             datapath,
             cgroups,
             data,
-            parsed,
+            origin,
             live,
             recorder,
             started,
@@ -122,11 +168,33 @@ impl Core {
             kernel_log,
             last_check: Instant::now(),
         };
-        if let Some(root) = &core.cgroups {
-            core.wiring.attach_sockets(&mut core.datapath, root)?;
+        match core.attach() {
+            Ok(()) => Ok(core),
+            Err(source) => Err(StartError::Attach {
+                source,
+                name: core.live.meta.name.clone(),
+                generation: core.live.generation,
+                links: core.pinned_links(),
+            }),
         }
-        core.wiring.rescan(&mut core.datapath, &core.live.meta, &core.parsed)?;
-        Ok(core)
+    }
+
+    /// Interfaces before sockets: packets are the boundary.
+    fn attach(&mut self) -> Result<(), DatapathError> {
+        let names = self.origin.names();
+        let interfaces = self.wiring.rescan(&mut self.datapath, &self.live.meta, &names);
+        if let Some(root) = &self.cgroups {
+            self.wiring.attach_sockets(&mut self.datapath, root)?;
+        }
+        interfaces
+    }
+
+    /// Why the image of an earlier boot is in force; `None` = the policy's own is.
+    pub(super) fn restored(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Policy(_) => None,
+            Origin::Saved { why, .. } => Some(why),
+        }
     }
 
     /// Events to records; interfaces and cgroups as they are now.
@@ -144,7 +212,8 @@ impl Core {
             }
             // The image knows interfaces and cgroups by number: new numbers, new image. First the image,
             // then the links: what is attached is judged by what it is.
-            match live::environment(&self.parsed, self.cgroups.as_ref(), &self.live.meta) {
+            let names = self.origin.names();
+            match live::environment(&names, self.cgroups.as_ref(), &self.live.meta) {
                 Ok(environment)
                     if environment.cgroups != self.live.environment.cgroups
                         || environment.interfaces != self.live.environment.interfaces =>
@@ -157,7 +226,7 @@ impl Core {
                 Ok(_) => {}
                 Err(e) => log::error!("{e}"),
             }
-            if let Err(e) = self.wiring.rescan(&mut self.datapath, &self.live.meta, &self.parsed) {
+            if let Err(e) = self.wiring.rescan(&mut self.datapath, &self.live.meta, &names) {
                 log::error!("{e}");
             }
         }
@@ -167,14 +236,14 @@ impl Core {
     pub(super) fn reload(&mut self) {
         match read(&self.config, inputs::now()) {
             Ok((parsed, data)) => {
-                let (old_parsed, old_data) = (
-                    std::mem::replace(&mut self.parsed, parsed),
+                let (old_origin, old_data) = (
+                    std::mem::replace(&mut self.origin, Origin::Policy(parsed)),
                     std::mem::replace(&mut self.data, Arc::new(data)),
                 );
                 if self.republish() {
                     self.recorder.use_data(Arc::clone(&self.data));
                 } else {
-                    self.parsed = old_parsed;
+                    self.origin = old_origin;
                     self.data = old_data;
                 }
             }
@@ -187,7 +256,7 @@ impl Core {
         let before = Some((self.live.generation, Arc::clone(&self.live.meta)));
         match Live::publish(
             &mut self.datapath,
-            &self.parsed,
+            &self.origin,
             &self.data,
             self.cgroups.as_ref(),
             before,

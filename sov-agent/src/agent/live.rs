@@ -1,6 +1,7 @@
-//! From a policy to the live image: the host's numbers, compile, publish, remember.
+//! From a policy to the live image: the host's numbers, compile, publish, remember. And back: the image
+//! of the last boot, where policy or data can no longer be used.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -9,8 +10,101 @@ use crate::{
     cli::inputs,
     data::dataset::Dataset,
     datapath::{CgroupRoot, Datapath, DatapathError, interfaces},
-    policy::{self, Environment, Parsed, PolicyMeta, Unresolved, image::Image, model::Selector},
+    policy::{
+        self, Environment, Parsed, PolicyMeta, Unresolved,
+        image::{Image, Numbers},
+        model::Selector,
+    },
 };
+
+/// Where images come from.
+pub(super) enum Origin {
+    Policy(Parsed),
+    /// The image that was live last; `why` the policy or the data made no new one.
+    Saved {
+        saved: Saved,
+        why: String,
+    },
+}
+
+/// The image file, read and checked.
+#[derive(Clone)]
+pub(super) struct Saved {
+    image: Image,
+    pub(super) meta: Arc<PolicyMeta>,
+}
+
+/// What selectors name on this host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    pub(super) cgroups: BTreeSet<String>,
+    pub(super) interfaces: BTreeSet<String>,
+}
+
+impl Origin {
+    pub(super) fn names(&self) -> Names {
+        let mut names = Names::default();
+        match self {
+            Self::Policy(parsed) => {
+                let tags = parsed.policy.tags.iter();
+                for selector in tags.flat_map(|tag| &tag.select) {
+                    match &selector.value {
+                        Selector::Cgroup(path) => names.cgroups.insert(path.clone()),
+                        Selector::Interface(name) => names.interfaces.insert(name.clone()),
+                        _ => false,
+                    };
+                }
+            }
+            Self::Saved { saved, .. } => {
+                for tag in &saved.meta.tags {
+                    names.cgroups.extend(tag.cgroups.iter().cloned());
+                    names.interfaces.extend(tag.interfaces.iter().cloned());
+                }
+            }
+        }
+        names
+    }
+}
+
+impl Saved {
+    /// `None` when there is no such file; one that cannot be used is named in the log.
+    pub(super) fn read(file: &Path) -> Option<Self> {
+        let bytes = fs::read(file).ok()?;
+        let image = Image::from_bytes(&bytes)
+            .inspect_err(|e| log::error!("{}: {e}; it is not used", file.display()))
+            .ok()?;
+        let meta = serde_json::from_slice(image.metadata())
+            .inspect_err(|e| log::error!("{}: names: {e}; it is not used", file.display()))
+            .ok()?;
+        Some(Self { image, meta: Arc::new(meta) })
+    }
+
+    /// The image for the numbers that cgroups and interfaces have now.
+    fn rebound(&self, environment: &Environment) -> Result<(Image, Vec<Unresolved>), StartError> {
+        let mut numbers = Numbers::default();
+        let mut unresolved = Vec::new();
+        for tag in &self.meta.tags {
+            let mut missing = |kind, name: &String| {
+                unresolved.push(Unresolved { tag: tag.name.clone(), kind, name: name.clone() });
+            };
+            for path in &tag.cgroups {
+                match environment.cgroups.get(path) {
+                    Some((id, depth)) => numbers.cgroups.push((*id, *depth, tag.slot)),
+                    None => missing("cgroup", path),
+                }
+            }
+            for name in &tag.interfaces {
+                match environment.interfaces.get(name) {
+                    Some(index) => numbers.interfaces.push((*index, tag.slot)),
+                    None => missing("interface", name),
+                }
+            }
+        }
+        let image = self.image.rebind(&self.meta.tags, &numbers);
+        let image = image.map_err(|e| StartError::Input(anyhow::Error::new(e)))?;
+        Ok((image, unresolved))
+    }
+}
 
 /// The live image and what its numbers mean.
 pub(super) struct Live {
@@ -36,11 +130,11 @@ impl Live {
         self.epoch.abs_diff(epoch()) <= 1
     }
 
-    /// Compiles and publishes. `before` is the generation in force and its names; equal content is
-    /// taken over as it is.
+    /// Compiles (or takes the saved image) and publishes. `before` is the generation in force and its
+    /// names; equal content is taken over as it is.
     pub(super) fn publish(
         datapath: &mut Datapath,
-        parsed: &Parsed,
+        origin: &Origin,
         data: &Dataset,
         cgroups: Option<&CgroupRoot>,
         before: Option<(u32, Arc<PolicyMeta>)>,
@@ -50,21 +144,28 @@ impl Live {
         let now = inputs::now();
         let empty = PolicyMeta::default();
         let known = before.as_ref().map_or(&empty, |(_, meta)| meta);
-        let environment = environment(parsed, cgroups, known)?;
-        let compiled = policy::compile(parsed, data, &environment, now).map_err(|findings| {
-            StartError::Policy {
-                name: parsed.source.name.clone(),
-                errors: findings.iter().filter(|f| f.is_error()).count(),
-                findings,
-                source_text: Box::new(parsed.clone()),
+        let environment = environment(&origin.names(), cgroups, known)?;
+        let (image, meta, unresolved) = match origin {
+            Origin::Policy(parsed) => {
+                let compiled = policy::compile(parsed, data, &environment, now).map_err(|f| {
+                    StartError::Policy {
+                        name: parsed.source.name.clone(),
+                        errors: f.iter().filter(|f| f.is_error()).count(),
+                        findings: f,
+                        source_text: Box::new(parsed.clone()),
+                    }
+                })?;
+                (compiled.image, Arc::new(compiled.meta), compiled.unresolved)
             }
-        })?;
-        let meta = Arc::new(compiled.meta);
+            Origin::Saved { saved, .. } => {
+                let (image, unresolved) = saved.rebound(&environment)?;
+                (image, Arc::clone(&saved.meta), unresolved)
+            }
+        };
         let live = datapath.live()?;
         let epoch = epoch();
-        let same = live.filter(|l| {
-            l.content_hash == compiled.image.content_hash() && l.epoch.abs_diff(epoch) <= 1
-        });
+        let same =
+            live.filter(|l| l.content_hash == image.content_hash() && l.epoch.abs_diff(epoch) <= 1);
         let generation = match same {
             Some(live) => live.generation,
             None => live.map_or(0, |l| l.generation).wrapping_add(1).max(1),
@@ -72,22 +173,19 @@ impl Live {
         // Names first: the first event may come before publish returns.
         recorder.learn(generation, Arc::clone(&meta));
         if same.is_none() {
-            datapath.publish(&compiled.image.live(generation, epoch))?;
-            if let Err(e) = write_atomically(file, &compiled.image.to_bytes()) {
-                log::warn!(
-                    "{}: {e}; a restarted agent will not know the tags' names",
-                    file.display()
-                );
-            }
+            datapath.publish(&image.live(generation, epoch))?;
         }
-        Ok(Self {
-            generation,
-            meta,
-            epoch,
-            environment,
-            unresolved: compiled.unresolved,
-            applied: now,
-        })
+        if (same.is_none() || !file.exists())
+            && let Err(e) = write_atomically(file, &image.to_bytes())
+        {
+            log::error!(
+                "{}: {e}; a restarted agent will not know the tags' names, and after a boot it cannot \
+                 fall back on this image",
+                file.display()
+            );
+        }
+        let applied = now;
+        Ok(Self { generation, meta, epoch, environment, unresolved, applied })
     }
 }
 
@@ -112,41 +210,26 @@ pub(super) fn saved(
 /// The numbers that this host has for the names in the policy. Cgroups that are named are made, so
 /// that a workload started there later is tagged from its first packet.
 pub(super) fn environment(
-    parsed: &Parsed,
+    names: &Names,
     cgroups: Option<&CgroupRoot>,
     known: &PolicyMeta,
 ) -> Result<Environment, DatapathError> {
     let mut environment = Environment::default();
     let present = interfaces()
         .map_err(|source| DatapathError::System { what: "listing interfaces".into(), source })?;
-    for selector in selectors(parsed) {
-        match selector {
-            Selector::Cgroup(path) => {
-                if let Some(root) = cgroups {
-                    let cgroup = root.ensure(path)?;
-                    environment.cgroups.insert(path.clone(), (cgroup.id, cgroup.depth));
-                }
-            }
-            Selector::Interface(name) => {
-                if let Some(found) = present.iter().find(|i| i.name == *name) {
-                    environment.interfaces.insert(name.clone(), found.index);
-                }
-            }
-            _ => {}
+    if let Some(root) = cgroups {
+        for path in &names.cgroups {
+            let cgroup = root.ensure(path)?;
+            environment.cgroups.insert(path.clone(), (cgroup.id, cgroup.depth));
+        }
+    }
+    for interface in present {
+        if names.interfaces.contains(&interface.name) {
+            environment.interfaces.insert(interface.name, interface.index);
         }
     }
     for tag in &known.tags {
         environment.tag_slots.insert(tag.name.clone(), tag.slot);
     }
     Ok(environment)
-}
-
-/// Some selector names a cgroup.
-pub(super) fn names_cgroups(parsed: &Parsed) -> bool {
-    selectors(parsed).any(|selector| matches!(selector, Selector::Cgroup(_)))
-}
-
-/// Every selector of the policy.
-pub(super) fn selectors(parsed: &Parsed) -> impl Iterator<Item = &Selector> {
-    parsed.policy.tags.iter().flat_map(|tag| &tag.select).map(|select| &select.value)
 }

@@ -45,6 +45,7 @@ impl Core {
                 applied: self.live.applied,
                 source: self.config.policy.as_ref().map(|p| p.display().to_string()),
                 untagged: meta.untagged.clone(),
+                restored: self.restored().map(str::to_owned),
             },
             tags: meta
                 .tags
@@ -91,8 +92,7 @@ impl Core {
     fn interfaces(&self) -> Vec<Interface> {
         let mut interfaces: Vec<Interface> = Vec::new();
         for (direction, link) in self.wiring.links() {
-            let pin = format!("{}-{}-{}", direction.as_str(), link.ifindex, link.target);
-            let id = self.datapath.link_id(&pin);
+            let id = self.datapath.link_id(&direction.pin(link.ifindex));
             let pinned = id.is_some() || link.kind == "clsact";
             let link_status = Link { hook: link.hook.into(), kind: link.kind.into(), id, pinned };
             match interfaces.iter_mut().find(|i| i.index == link.ifindex) {
@@ -123,6 +123,12 @@ impl Core {
     /// What an operator should look at.
     fn warnings(&self, now: u64) -> Vec<String> {
         let mut warnings = Vec::new();
+        if let Some(why) = self.restored() {
+            warnings.push(format!(
+                "RESTORED: the image of the last boot is in force, because no new one could be made: {why}; \
+                 repair that and send SIGHUP"
+            ));
+        }
         let egress = |d| d == crate::datapath::Direction::Egress;
         if !self.wiring.links().iter().any(|(direction, _)| egress(*direction)) {
             warnings.push(

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, fs};
 
-use super::live::selectors;
+use super::live::Names;
 use crate::{
     datapath::{
         Attached, CgroupRoot, Datapath, DatapathError, Direction, Interface, InterfaceWatch,
         default_route_interfaces, interfaces,
     },
-    policy::{Parsed, PolicyMeta, model::Selector},
+    policy::PolicyMeta,
 };
 
 /// Links in place, and the watch for interfaces that come and go.
@@ -70,7 +70,7 @@ impl Wiring {
         &mut self,
         datapath: &mut Datapath,
         meta: &PolicyMeta,
-        parsed: &Parsed,
+        names: &Names,
     ) -> Result<(), DatapathError> {
         let system = |what: &str| {
             let what = what.to_owned();
@@ -83,11 +83,18 @@ impl Wiring {
             // A link follows the interface, not its name.
             let alive = present.iter().any(|i| i.index == link.ifindex);
             if !alive {
-                let name = format!("{}-{}-{}", direction.as_str(), link.ifindex, link.target);
-                let _ = fs::remove_file(pins.join(name));
+                let _ = fs::remove_file(pins.join(direction.pin(link.ifindex)));
             }
             alive
         });
+        for (_, link) in &mut self.attached {
+            if let Some(found) = present.iter().find(|i| i.index == link.ifindex)
+                && found.name != link.target
+            {
+                log::info!("{} is now called {}; it stays guarded", link.target, found.name);
+                link.target.clone_from(&found.name);
+            }
+        }
         let uplinks: BTreeSet<String> = if self.named.is_empty() {
             default_route_interfaces().map_err(system("reading routes"))?
         } else {
@@ -97,17 +104,11 @@ impl Wiring {
             .filter(|n| !present.iter().any(|i| i.name == **n))
             .cloned()
             .collect();
-        let workloads: BTreeSet<&str> = selectors(parsed)
-            .filter_map(|selector| match selector {
-                Selector::Interface(name) => Some(name.as_str()),
-                _ => None,
-            })
-            .collect();
         let replies = meta.tags.iter().any(|tag| tag.replies);
         let mut first_error = None;
         for interface in &present {
             let uplink = uplinks.contains(&interface.name);
-            let workload = workloads.contains(interface.name.as_str());
+            let workload = names.interfaces.contains(&interface.name);
             for (wanted, direction) in [
                 (uplink, Direction::Egress),
                 (uplink && replies, Direction::Inbound),

@@ -27,7 +27,7 @@ Without options: the embedded profile in audit mode, on every interface that a d
 through. SIGHUP reads policy and data again. SIGINT or SIGTERM end the agent; enforcement stays on
 without it, unless --detach was given. `sov-agent detach` removes what a stopped agent left.
 
-Exit status: 0 stopped cleanly, 2 could not start (nothing was changed).")]
+Exit status: 0 stopped cleanly, 2 could not start (nothing was changed, unless the message says so).")]
 pub struct Args {
     /// Policy file; without it the embedded profile two-tier-govcloud in audit mode
     #[arg(long, value_name = "FILE")]

@@ -54,6 +54,9 @@ pub struct Policy {
     pub source: Option<String>,
     /// What happens to traffic that no selector matches: a tag's name, or `None` = it passes.
     pub untagged: Option<String>,
+    /// Why no new image could be made after a boot, while the last one is in force; `None` = all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +150,7 @@ pub(crate) mod samples {
                 applied: 1_795_466_760,
                 source: None,
                 untagged: None,
+                restored: None,
             },
             tags: vec![Tag {
                 name: "koseki".into(),

@@ -40,6 +40,11 @@ impl Direction {
         }
     }
 
+    /// Name of the pin. A link follows the interface's number: names change.
+    pub(crate) fn pin(self, ifindex: u32) -> String {
+        format!("{}-{ifindex}", self.as_str())
+    }
+
     pub(super) fn program(self, ethernet: bool) -> &'static str {
         match (self, ethernet) {
             (Self::Egress, true) => "sov_egress",
@@ -88,7 +93,7 @@ pub(super) fn attach_interface(
     let name = direction.program(interface.ethernet);
     let fail =
         |problem: String| DatapathError::Attach { hook, target: interface.name.clone(), problem };
-    let pin = pins.link(&format!("{hook}-{}-{}", interface.index, interface.name));
+    let pin = pins.adopt(direction, interface.index)?;
     let program: &mut SchedClassifier = ebpf
         .program_mut(name)
         .and_then(|p| p.try_into().ok())

@@ -83,6 +83,25 @@ impl Pins {
         self.links_dir().join(name)
     }
 
+    /// Where the link of an interface is pinned. One pinned by an earlier version, with the interface's
+    /// name at the end, gets its new name.
+    pub(super) fn adopt(
+        &self,
+        direction: Direction,
+        ifindex: u32,
+    ) -> Result<PathBuf, DatapathError> {
+        let name = direction.pin(ifindex);
+        let path = self.link(&name);
+        let error = |source| DatapathError::Pin { path: path.clone(), source };
+        let old = format!("{name}-");
+        if !path.exists()
+            && let Some(found) = self.links().map_err(error)?.iter().find(|n| n.starts_with(&old))
+        {
+            fs::rename(self.link(found), &path).map_err(error)?;
+        }
+        Ok(path)
+    }
+
     fn map(&self, name: &str) -> PathBuf {
         self.0.join("maps").join(name)
     }

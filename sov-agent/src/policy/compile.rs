@@ -15,7 +15,7 @@ use super::{
     image::{Image, ImageSpec, Mode, Response, TagSpec},
     lattice, lint,
     meta::{PolicyMeta, TagMeta, TierMeta},
-    model::{Policy, Set, Tag},
+    model::{Policy, Selector, Set, Tag},
     parse::Parsed,
     selftest,
 };
@@ -322,6 +322,14 @@ fn meta(
                 Response::Drop => "drop".to_owned(),
             },
             replies: tag.replies.value,
+            cgroups: named(tag, |s| match s {
+                Selector::Cgroup(path) => Some(path),
+                _ => None,
+            }),
+            interfaces: named(tag, |s| match s {
+                Selector::Interface(name) => Some(name),
+                _ => None,
+            }),
         })
     });
     PolicyMeta {
@@ -335,6 +343,11 @@ fn meta(
         max_data_age: policy.defaults.max_data_age.value,
         untagged: policy.defaults.untagged.as_ref().map(|name| name.value.clone()),
     }
+}
+
+/// Names in a tag's selectors of one kind.
+fn named(tag: &Tag, pick: impl Fn(&Selector) -> Option<&String>) -> Vec<String> {
+    tag.select.iter().filter_map(|selector| pick(&selector.value).cloned()).collect()
 }
 
 /// SHA-256 of the policy source and of what identifies its data.

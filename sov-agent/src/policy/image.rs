@@ -6,6 +6,7 @@
 mod build;
 mod early;
 mod file;
+mod rebind;
 mod selectors;
 mod spec;
 mod v4;
@@ -13,6 +14,7 @@ mod v6;
 
 pub use build::{BuildError, Image};
 pub use file::ImageError;
+pub use rebind::Numbers;
 pub use spec::{
     ChainEntry, DecisionSpec, Final, ImageSpec, Mode, PortRange, Response, SelectorSpec, TagSpec,
 };

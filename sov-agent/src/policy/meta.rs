@@ -34,6 +34,11 @@ pub struct TagMeta {
     /// `reject` or `drop`.
     pub response: String,
     pub replies: bool,
+    /// What its selectors name: paths of cgroups, names of interfaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cgroups: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -71,13 +71,17 @@ impl Image {
         if words.0.len() * 4 > SLOT_BYTES {
             return Err(BuildError::TooLarge { need: words.0.len() * 4, slot: SLOT_BYTES });
         }
-        let mut image = Self { words: words.0, metadata: spec.metadata.clone() };
-        let hash = image.compute_hash();
+        Ok(Self { words: words.0, metadata: spec.metadata.clone() }.hashed())
+    }
+
+    /// With its own hash in the header.
+    pub(super) fn hashed(mut self) -> Self {
+        let hash = self.compute_hash();
         for (i, chunk) in hash.chunks_exact(4).enumerate() {
             let word = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-            image.words[header::CONTENT_HASH as usize + i] = word;
+            self.words[header::CONTENT_HASH as usize + i] = word;
         }
-        Ok(image)
+        self
     }
 
     /// The kernel's part.
@@ -227,7 +231,7 @@ fn decisions(words: &mut Layout, spec: &ImageSpec) -> Result<(), BuildError> {
 }
 
 /// Tags by falling rank: the smaller selector value wins.
-pub(super) struct Order([u32; MAX_TAGS as usize]);
+pub(super) struct Order(pub(super) [u32; MAX_TAGS as usize]);
 
 impl Order {
     pub(super) fn value(&self, slot: u8) -> u32 {

@@ -80,7 +80,7 @@ pub(super) fn build(
 }
 
 /// Open addressing, linear probing: {key low, key high, 1 << 16 | selector value, 0}.
-fn hash_table(
+pub(super) fn hash_table(
     words: &mut Layout,
     at: u32,
     what: &'static str,
