@@ -11,10 +11,20 @@ use crate::lookup::{lookup_v4, lookup_v6};
 /// `SOVI` in ASCII, read as a little-endian word.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"SOVI");
 
-/// Capacity of the kernel's slot for an image: 100,000 scattered prefixes of each family need 4.3 MiB.
-/// Kernels that limit a map value to KMALLOC_MAX_SIZE (4 MiB) refuse it.
-pub const SLOT_WORDS: u32 = 1 << 21;
-pub const SLOT_BYTES: usize = SLOT_WORDS as usize * 4;
+/// Smallest slot for an image, and the kernel's until a larger one is needed: the embedded data with a
+/// plain policy need 1.5 MiB. Kernels that limit a map value to KMALLOC_MAX_SIZE take up to 4 MiB.
+pub const MIN_SLOT_WORDS: u32 = 1 << 19;
+/// Largest slot: 1.65 million scattered prefixes need 16 MiB.
+pub const MAX_SLOT_WORDS: u32 = 1 << 24;
+
+/// Words of the slot for an image of `words`: a power of two. `None` if there is no slot that large.
+pub const fn slot_words(words: usize) -> Option<u32> {
+    if words > MAX_SLOT_WORDS as usize {
+        return None;
+    }
+    let least = (words as u32).next_power_of_two();
+    Some(if least < MIN_SLOT_WORDS { MIN_SLOT_WORDS } else { least })
+}
 
 /// Header words.
 pub mod header {
@@ -79,32 +89,51 @@ pub mod flags {
     pub const REJECT: u32 = 1 << 7;
 }
 
-/// A prefix table: IPv4 at +0, IPv6 trees at +4.
+/// A prefix table: IPv4 at +0, IPv6 at +8. Both hold *codes*: 32 >> width bits each, packed from the low
+/// end of a word. A code from `FIRST` to `FIRST + COUNT - 1` leads on to node or table `code - FIRST`;
+/// any other is a class.
 pub mod table {
-    /// Offset of the 65,536-word root.
+    /// IPv4: offset of the 65,536 codes of the root.
     pub const V4_ROOT: u32 = 0;
-    /// Offset of the nodes, in u64 units.
+    /// Offset of the nodes, in lines of 16 words.
     pub const V4_NODES: u32 = 1;
-    /// Offset of the values.
-    pub const V4_VALUES: u32 = 2;
-    /// Offset of the boundaries finer than /64: {keys in u64 units, count} each.
-    pub const V6_DEEP: u32 = 3;
-    /// Four trees, one for each value of the two highest address bits.
-    pub const V6_TREES: u32 = 4;
-    pub const TREE_WORDS: u32 = 16;
-    /// In a tree: number of levels, offset of the values, then the start of each level in u64 units.
-    pub const DEPTH: u32 = 0;
-    pub const VALUES: u32 = 1;
-    pub const LEVELS: u32 = 2;
-    pub const MAX_DEPTH: u32 = 8;
-}
+    /// Offset of the nodes' codes.
+    pub const V4_CODES: u32 = 2;
+    /// 0 = codes of 32 bits, 1 = of 16 bits.
+    pub const V4_WIDTH: u32 = 3;
+    /// First code that is a node, and how many there are.
+    pub const V4_FIRST: u32 = 4;
+    pub const V4_COUNT: u32 = 5;
+    /// IPv6: as above, for tables.
+    pub const V6_WIDTH: u32 = 8;
+    pub const V6_FIRST: u32 = 9;
+    pub const V6_COUNT: u32 = 10;
+    /// Offset of the references to the tables, one word each.
+    pub const V6_TABLES: u32 = 11;
+    /// Four references, one for each value of the two highest address bits.
+    pub const V6_ROOTS: u32 = 12;
 
-/// Root and value words of the IPv4 table: this bit set = a class, clear = a node number.
-pub const LEAF: u32 = 1 << 31;
-/// Value words of the IPv6 table: this bit set = index into the table of finer boundaries.
-pub const DEEP: u32 = 1 << 31;
-/// A finer table has at most this many boundaries.
-pub const DEEP_STEPS: u32 = 16;
+    /// A reference: the place in u64 units in the low bits; above, how many u64 words of keys are there,
+    /// with the codes after them. 0 = a tree's descriptor is there.
+    pub const LIST_SHIFT: u32 = 28;
+    pub const PLACE: u32 = (1 << LIST_SHIFT) - 1;
+    /// Longest list, in u64 words of two keys.
+    pub const MAX_LIST: u32 = 8;
+
+    /// In a tree's descriptor: number of levels, offset of the codes, then the start of each level in
+    /// lines of 16 words.
+    pub const DEPTH: u32 = 0;
+    pub const CODES: u32 = 1;
+    pub const LEVELS: u32 = 2;
+    pub const MAX_DEPTH: u32 = 6;
+    pub const TREE_WORDS: u32 = 8;
+
+    /// Keys are 31 bits wide. They are stored less one, so that this one is above every key.
+    pub const KEY_BITS: u32 = 31;
+    pub const PADDING: u32 = u32::MAX >> 1;
+    /// Steps of 31 bits in the 126 bits below the two highest ones.
+    pub const STEPS: u32 = 5;
+}
 
 /// Classes from here on say how to find the IPv4 address inside an IPv6 one.
 pub mod embedded {
@@ -167,6 +196,21 @@ pub trait Words {
     fn word(&self, index: u32) -> u32;
     /// The u64 at word `2 * index`.
     fn dword(&self, index: u32) -> u64;
+
+    /// The two u64 at word `4 * index`.
+    #[inline(always)]
+    fn pair(&self, index: u32) -> [u64; 2] {
+        let at = index.wrapping_mul(2);
+        [self.dword(at), self.dword(at.wrapping_add(1))]
+    }
+
+    /// Sum of `of` over the eight u64 at word `16 * index`: one cache line, one bounds check. Each is read
+    /// when it is needed: eight at once would not fit the registers.
+    #[inline(always)]
+    fn sum_line(&self, index: u32, of: impl Fn(u64) -> u64) -> u64 {
+        let at = index.wrapping_mul(8);
+        (0..8).fold(0, |sum, i| sum + of(self.dword(at.wrapping_add(i))))
+    }
 
     /// Always zero. Added to a value, it makes the verifier forget what it learned about it, so that all ways
     /// through a loop or a parser end in one state and are walked once.

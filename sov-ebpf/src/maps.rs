@@ -1,5 +1,7 @@
 //! The maps: who writes, who reads, how large and why. And the live image.
 
+use core::intrinsics::is_val_statically_known;
+
 use aya_ebpf::{
     Global,
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -7,14 +9,15 @@ use aya_ebpf::{
 };
 use sov_common::{
     abi::{COUNTERS, Counter, Event, FlowKey, FlowValue, Ledger, ReplyKey, SocketOwner},
-    image::{SLOT_WORDS, Words},
+    image::{MIN_SLOT_WORDS, Words, header},
     parse::Parsed,
 };
 
-/// One image, as large as the slot. Mapped and filled by the agent before it is made live.
+/// The smallest slot for an image. Which size is used is decided when the agent makes the map; it is
+/// mapped and filled before it is made live.
 #[repr(C, align(8))]
 pub(crate) struct Slot {
-    words: [u32; SLOT_WORDS as usize],
+    words: [u32; MIN_SLOT_WORDS as usize],
 }
 
 const MMAPABLE: usize = 1 << 10;
@@ -74,28 +77,61 @@ impl Scratch {
 #[unsafe(no_mangle)]
 pub(crate) static SOV_PASS: Global<i32> = Global::new(-1);
 
+/// Words of a slot less one; a power of two less one. Set at load to what the map holds, and checked
+/// against it by the verifier.
+#[unsafe(no_mangle)]
+static SOV_SLOT_MASK: Global<u32> = Global::new(MIN_SLOT_WORDS - 1);
+
 /// The live image as it stands at this packet; held until the program returns (RCU).
 #[derive(Clone, Copy)]
-pub(crate) struct Image(*const u32);
+pub(crate) struct Image {
+    words: *const u32,
+    /// As wide as a register: older verifiers forget a narrower constant that went over the stack.
+    mask: u64,
+}
 
 impl Image {
     #[inline(always)]
     pub(crate) fn live() -> Option<Self> {
         let slot = SOV_IMAGE.get_value(0, &0)?;
-        Some(Self(slot.words.as_ptr()))
+        Some(Self { words: slot.words.as_ptr(), mask: SOV_SLOT_MASK.load() as u64 })
     }
 }
 
 impl Words for Image {
     #[inline(always)]
     fn word(&self, index: u32) -> u32 {
+        // What the compiler knows to be in the header needs no mask.
+        if is_val_statically_known(index) && index < header::END {
+            // SAFETY: the header is inside the smallest slot.
+            return unsafe { *self.words.add(index as usize) };
+        }
         // SAFETY: the mask keeps the index inside the slot.
-        unsafe { *self.0.add((index & (SLOT_WORDS - 1)) as usize) }
+        unsafe { *self.words.add((index as u64 & self.mask) as usize) }
     }
 
     #[inline(always)]
     fn dword(&self, index: u32) -> u64 {
         // SAFETY: the mask keeps the index inside the slot, which is aligned for u64.
-        unsafe { *self.0.cast::<u64>().add((index & (SLOT_WORDS / 2 - 1)) as usize) }
+        unsafe { *self.words.cast::<u64>().add((index as u64 & (self.mask >> 1)) as usize) }
+    }
+
+    #[inline(always)]
+    fn pair(&self, index: u32) -> [u64; 2] {
+        // SAFETY: as above: a slot is a whole number of pairs.
+        unsafe { *self.words.cast::<[u64; 2]>().add((index as u64 & (self.mask >> 2)) as usize) }
+    }
+
+    #[inline(always)]
+    fn sum_line(&self, index: u32, of: impl Fn(u64) -> u64) -> u64 {
+        // SAFETY: as above: a slot is a whole number of lines.
+        let at = unsafe {
+            self.words.cast::<[u64; 8]>().add((index as u64 & (self.mask >> 4)) as usize)
+        };
+        let at = at.cast::<u64>();
+        // SAFETY: inside that line.
+        let key = |i: usize| of(unsafe { *at.add(i) });
+        // Written out: the compiler keeps a loop here.
+        key(0) + key(1) + key(2) + key(3) + key(4) + key(5) + key(6) + key(7)
     }
 }

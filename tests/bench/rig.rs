@@ -129,7 +129,9 @@ impl Rig {
         let maps = datapath.pins().path().join("maps");
         let paths: Vec<_> = SHARED.iter().map(|name| (*name, maps.join(name))).collect();
         let mut loader = EbpfLoader::new();
+        let mask = datapath.slot_words() - 1;
         loader.override_global("AYA_LOG_LEVEL", &0u8, true);
+        loader.override_global("SOV_SLOT_MASK", &mask, true);
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }

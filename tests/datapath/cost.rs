@@ -53,7 +53,8 @@ fn figures(kernel: &Kernel, what: &str, text: &str, dataset: &Dataset, mark: u32
     for (family, intervals, bits) in [("IPv4", &v4, 32), ("IPv6", &compiled.spec.v6, 128u8)] {
         let trie = fill(intervals, bits).program().expect("the trie's program loads");
         // Columns: empty, ours without a tag, ours with one, the trie.
-        let programs = [&empty, kernel.program(), kernel.program(), &trie];
+        let own = kernel.program();
+        let programs = [&empty, &own, &own, &trie];
         let contexts = [0, 0, mark, 0].map(SkBuff::with_mark);
         let (mut allowed, mut blocked) = (Times::default(), Times::default());
         let mut hot = Times::default();

@@ -1,6 +1,6 @@
 //! The real programs, loaded by the product's own loader into a bpffs of the test's own.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::Arc};
 
 use sov_agent::{
     datapath::{Datapath, Options, Pins, Tc},
@@ -25,8 +25,8 @@ const READ: u32 = counter_index(SLOTS, 0, 0);
 
 pub(crate) struct Kernel {
     datapath: RefCell<Datapath>,
-    egress: Program,
-    ingress: Program,
+    egress: RefCell<Arc<Program>>,
+    ingress: RefCell<Arc<Program>>,
     counters: PerCpuArray,
     ledger: PerCpuArray,
     /// Unmounts the pins last.
@@ -42,10 +42,8 @@ impl Kernel {
         let options =
             Options { pins: host.pin_dir(), pass_is_final: false, tc: Tc::Tcx, log: None };
         let mut datapath = Datapath::load(&options).expect("the programs load");
-        let egress = datapath.program("sov_egress").expect("the egress program");
-        let egress = Program::from_fd(egress.try_clone_to_owned().expect("dup"));
-        let ingress = datapath.program("sov_ingress").expect("the ingress program");
-        let ingress = Program::from_fd(ingress.try_clone_to_owned().expect("dup"));
+        let egress = RefCell::new(program(&mut datapath, "sov_egress"));
+        let ingress = RefCell::new(program(&mut datapath, "sov_ingress"));
         let maps = Pins::new(&host.pin_dir()).path().join("maps");
         let counters = PerCpuArray::open(&maps.join("SOV_COUNTERS"), size_of::<Counter>(), READ);
         let ledger = PerCpuArray::open(&maps.join("SOV_LEDGER"), size_of::<Ledger>(), 1);
@@ -62,7 +60,14 @@ impl Kernel {
     /// Makes the image live; returns its words as the kernel sees them.
     pub(crate) fn publish(&self, image: &Image, generation: u32) -> Vec<u32> {
         let words = image.live(generation, epoch());
-        self.datapath.borrow_mut().publish(&words).expect("the image is published");
+        let mut datapath = self.datapath.borrow_mut();
+        let slot = datapath.slot_words();
+        datapath.publish(&words).expect("the image is published");
+        if datapath.slot_words() != slot {
+            // A larger slot has programs of its own.
+            *self.egress.borrow_mut() = program(&mut datapath, "sov_egress");
+            *self.ingress.borrow_mut() = program(&mut datapath, "sov_ingress");
+        }
         words
     }
 
@@ -73,12 +78,12 @@ impl Kernel {
 
     /// `None` where the kernel itself builds no packet of the frame (its IP header is cut off).
     pub(crate) fn try_passes(&self, frame: &[u8], mark: u32) -> Option<bool> {
-        answer(&self.egress, frame, mark)
+        answer(&self.egress.borrow(), frame, mark)
     }
 
     /// The same for the program at the ingress of a workload's interface.
     pub(crate) fn enters(&self, frame: &[u8], mark: u32) -> Option<bool> {
-        answer(&self.ingress, frame, mark)
+        answer(&self.ingress.borrow(), frame, mark)
     }
 
     /// Packet counters as they stand, flat.
@@ -119,9 +124,14 @@ impl Kernel {
         self.datapath.borrow_mut()
     }
 
-    pub(crate) fn program(&self) -> &Program {
-        &self.egress
+    pub(crate) fn program(&self) -> Arc<Program> {
+        Arc::clone(&self.egress.borrow())
     }
+}
+
+fn program(datapath: &mut Datapath, name: &'static str) -> Arc<Program> {
+    let fd = datapath.program(name).expect("the program loads");
+    Arc::new(Program::from_fd(fd.try_clone_to_owned().expect("dup")))
 }
 
 fn answer(program: &Program, frame: &[u8], mark: u32) -> Option<bool> {

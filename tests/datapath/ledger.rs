@@ -18,7 +18,7 @@ fn the_ledger_balances_under_a_flood_of_distinct_flows() {
     let kernel = Kernel::load();
     kernel.publish(&worlds::compile(rules::POLICY, None), 1);
     let before = kernel.counters();
-    let program = kernel.program();
+    let program = &*kernel.program();
     let context = sov_tests::bpf::SkBuff::with_mark(rules::MARK);
     const EACH: u32 = 120_000;
     thread::scope(|scope| {

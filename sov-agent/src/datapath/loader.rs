@@ -12,7 +12,10 @@ use aya::{
     maps::{ArrayOfMaps, MapError},
     programs::Program,
 };
-use sov_common::abi::{ABI_VERSION, FlowKey, FlowValue, Ledger};
+use sov_common::{
+    abi::{ABI_VERSION, FlowKey, FlowValue, Ledger},
+    image::{MIN_SLOT_WORDS, slot_words},
+};
 
 use super::{
     Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
@@ -21,9 +24,8 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
 
-/// The maps that outlive the agent.
-const MAPS: [&str; 8] = [
-    "SOV_IMAGE",
+/// The maps that outlive the agent, besides that of the image.
+const MAPS: [&str; 7] = [
     "SOV_FLOWS",
     "SOV_EVENTS",
     "SOV_COUNTERS",
@@ -165,8 +167,15 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
 pub struct Datapath {
     ebpf: Ebpf,
     pins: Pins,
-    tc: Tc,
+    options: Options,
+    /// Words of the image slot that the programs were loaded for.
+    slot: u32,
+    /// What was attached, to be attached again when the programs are replaced.
+    interfaces: Vec<(Interface, Direction)>,
+    cgroup: Option<CgroupRoot>,
 }
+
+const IMAGE: &str = "SOV_IMAGE";
 
 impl Datapath {
     /// Opens the object and its maps, the pinned ones where there are any. Programs are verified when
@@ -175,20 +184,17 @@ impl Datapath {
         mount_bpffs(&options.pins)?;
         let pins = Pins::new(&options.pins);
         pins.create()?;
-        let pass: i32 = if options.pass_is_final { 0 } else { -1 };
-        let level = options.log.map_or(0u8, |level| level as u8);
-        let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
-        let mut loader = EbpfLoader::new();
-        loader
-            .override_global("SOV_PASS", &pass, true)
-            .override_global(aya_log::LEVEL, &level, false)
-            .verifier_log_level(VerifierLogLevel::STATS);
-        for (name, path) in &paths {
-            loader.map_pin_path(name, path);
-        }
-        let load = |e: &dyn std::error::Error| DatapathError::Load { problem: attach::chain(e) };
-        let ebpf = loader.load(OBJECT).map_err(|e| load(&e))?;
-        Ok(Self { ebpf, pins, tc: options.tc })
+        let path = pins.map(IMAGE);
+        let slot = match slot::pinned(&path)? {
+            Some(slot) => slot,
+            None => {
+                slot::create(MIN_SLOT_WORDS, &path)?;
+                MIN_SLOT_WORDS
+            }
+        };
+        let ebpf = open(options, &pins, &path, slot)?;
+        let options = options.clone();
+        Ok(Self { ebpf, pins, options, slot, interfaces: Vec::new(), cgroup: None })
     }
 
     /// Verifies every program of the object, needed or not.
@@ -233,17 +239,70 @@ impl Datapath {
     /// Makes `words` the live image. Returns after every packet that was judged by the old one is
     /// through; the old slot is freed then.
     pub fn publish(&mut self, words: &[u32]) -> Result<(), DatapathError> {
-        const MAP: &str = "SOV_IMAGE";
-        let map = self.ebpf.map_mut(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
-        let mut images = ArrayOfMaps::try_from(map).map_err(map_error(MAP))?;
-        slot::publish(&mut images, words)
+        match slot_words(words.len()) {
+            Some(size) if size <= self.slot => publish(&mut self.ebpf, self.slot, words),
+            Some(size) => self.grow(size, words),
+            None => Err(DatapathError::System {
+                what: format!("an image of {} KiB", words.len() / 256),
+                source: io::ErrorKind::FileTooLarge.into(),
+            }),
+        }
+    }
+
+    /// Words of the slot that holds the live image.
+    pub fn slot_words(&self) -> u32 {
+        self.slot
+    }
+
+    /// Replaces maps and programs by such with a larger slot. Packets are judged by the old image until
+    /// their link has the new program, and there is no moment without one. Until the first link is
+    /// touched an error changes nothing.
+    fn grow(&mut self, size: u32, words: &[u32]) -> Result<(), DatapathError> {
+        let path = self.pins.map("SOV_IMAGE_NEW");
+        let pin_error = |source| DatapathError::Pin { path: path.clone(), source };
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(pin_error(e)),
+            _ => {}
+        }
+        slot::create(size, &path)?;
+        let mut ebpf = open(&self.options, &self.pins, &path, size)?;
+        publish(&mut ebpf, size, words)?;
+        let interfaces: Vec<_> = self.interfaces.drain(..).collect();
+        let cgroup = self.cgroup.take();
+        let (old_ebpf, old_slot) = (std::mem::replace(&mut self.ebpf, ebpf), self.slot);
+        self.slot = size;
+        let needed = (interfaces.iter())
+            .map(|(interface, direction)| direction.program(interface.ethernet))
+            .chain(attach::SOCKET_HOOKS.iter().map(|hook| hook.1).filter(|_| cgroup.is_some()));
+        let loaded = needed.map(|name| self.ensure(name)).collect::<Result<Vec<()>, _>>();
+        if let Err(e) = loaded {
+            (self.ebpf, self.slot) = (old_ebpf, old_slot);
+            (self.interfaces, self.cgroup) = (interfaces, cgroup);
+            let _ = fs::remove_file(&path);
+            return Err(e);
+        }
+        // From here on the new map is the one that a restarted agent takes over.
+        fs::rename(&path, self.pins.map(IMAGE)).map_err(pin_error)?;
+        log::info!("the image slot has grown from {} to {} KiB", old_slot / 256, size / 256);
+        let mut first_error = None;
+        for (interface, direction) in interfaces {
+            match self.attach_interface(&interface, direction) {
+                Ok(_) => {}
+                // It went away, and its links with it: the watch for interfaces tells.
+                Err(_) if !super::interfaces().is_ok_and(|all| all.contains(&interface)) => {}
+                Err(e) => first_error = first_error.or(Some(e)),
+            }
+        }
+        if let Some(root) = cgroup {
+            first_error = first_error.or(self.attach_cgroup(&root).err());
+        }
+        first_error.map_or(Ok(()), Err)
     }
 
     /// The header of the live image, `None` before the first.
     pub fn live(&self) -> Result<Option<LiveImage>, DatapathError> {
-        const MAP: &str = "SOV_IMAGE";
-        let map = self.ebpf.map(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
-        slot::live(&ArrayOfMaps::try_from(map).map_err(map_error(MAP))?)
+        let map = self.ebpf.map(IMAGE).ok_or(DatapathError::NoMap { map: IMAGE })?;
+        slot::live(&ArrayOfMaps::try_from(map).map_err(map_error(IMAGE))?)
     }
 
     pub fn attach_interface(
@@ -252,17 +311,25 @@ impl Datapath {
         direction: Direction,
     ) -> Result<Attached, DatapathError> {
         self.ensure(direction.program(interface.ethernet))?;
-        if direction == Direction::Xdp {
-            return xdp::attach(&mut self.ebpf, &self.pins, interface);
-        }
-        attach::attach_interface(&mut self.ebpf, &self.pins, interface, direction, self.tc)
+        let done = match direction {
+            Direction::Xdp => xdp::attach(&mut self.ebpf, &self.pins, interface)?,
+            _ => {
+                let tc = self.options.tc;
+                attach::attach_interface(&mut self.ebpf, &self.pins, interface, direction, tc)?
+            }
+        };
+        self.interfaces.retain(|(i, d)| (i.index, *d) != (interface.index, direction));
+        self.interfaces.push((interface.clone(), direction));
+        Ok(done)
     }
 
     pub fn attach_cgroup(&mut self, root: &CgroupRoot) -> Result<Vec<Attached>, DatapathError> {
         for (_, name) in attach::SOCKET_HOOKS {
             self.ensure(name)?;
         }
-        attach::attach_cgroup(&mut self.ebpf, &self.pins, root)
+        let done = attach::attach_cgroup(&mut self.ebpf, &self.pins, root)?;
+        self.cgroup = Some(root.clone());
+        Ok(done)
     }
 
     /// The event reader; can be taken once.
@@ -315,6 +382,30 @@ impl Datapath {
         };
         Ok(fd.map_err(|_| fail("not loaded"))?.as_fd())
     }
+}
+
+/// Opens the object on the pinned maps. `image` is the outer map's pin, made for slots of `slot` words.
+fn open(options: &Options, pins: &Pins, image: &Path, slot: u32) -> Result<Ebpf, DatapathError> {
+    let pass: i32 = if options.pass_is_final { 0 } else { -1 };
+    let level = options.log.map_or(0u8, |level| level as u8);
+    let mask = slot - 1;
+    let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("SOV_PASS", &pass, true)
+        .override_global("SOV_SLOT_MASK", &mask, true)
+        .override_global(aya_log::LEVEL, &level, false)
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .map_pin_path(IMAGE, image);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path);
+    }
+    loader.load(OBJECT).map_err(|e| DatapathError::Load { problem: attach::chain(&e) })
+}
+
+fn publish(ebpf: &mut Ebpf, slot: u32, words: &[u32]) -> Result<(), DatapathError> {
+    let map = ebpf.map_mut(IMAGE).ok_or(DatapathError::NoMap { map: IMAGE })?;
+    slot::publish(&mut ArrayOfMaps::try_from(map).map_err(map_error(IMAGE))?, slot, words)
 }
 
 pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError {

@@ -1,42 +1,76 @@
 //! The slot that holds an image: a one-value array, mapped, filled, and published by one pointer write.
 
-use std::{io, os::fd::AsRawFd as _, ptr::NonNull};
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+    ptr::NonNull,
+};
 
-use aya::maps::{Array, ArrayOfMaps, IterableMap as _, MapData, MapError};
-use sov_common::image::{MAGIC, SLOT_BYTES, SLOT_WORDS, header};
+use aya::maps::{ArrayOfMaps, MapData, MapError, MapFd};
+use sov_common::image::{MAGIC, header};
 
-use super::DatapathError;
+use super::{DatapathError, sys};
 
-const MMAPABLE: u32 = 1 << 10;
 const MAP: &str = "SOV_IMAGE";
 
-/// Stands for the value's type: the map is never read or written through it, only mapped.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-struct Slot([u32; SLOT_WORDS as usize]);
+/// The outer map, seen as holding maps of any kind: the kernel checks what is put in.
+type Images<'a> = ArrayOfMaps<&'a mut MapData, MapFd>;
 
-// SAFETY: plain integers without padding.
-unsafe impl aya::Pod for Slot {}
+/// Makes a pinned outer map for slots of `words` words.
+pub(super) fn create(words: u32, path: &Path) -> Result<(), DatapathError> {
+    let made = sys::create_slot(words * 4).and_then(|slot| {
+        let images = sys::create_array_of_slots(slot.as_fd())?;
+        sys::pin(images.as_fd(), path)
+    });
+    made.map_err(|source| DatapathError::System {
+        what: format!("an image slot of {} KiB at {}", words / 256, path.display()),
+        source,
+    })
+}
 
-type SlotMap = Array<MapData, Slot>;
+/// Words of the slot behind a pinned outer map. An outer map without an image was never judged by: it is
+/// removed, and counts as none.
+pub(super) fn pinned(path: &Path) -> Result<Option<u32>, DatapathError> {
+    let map_error = |source| DatapathError::Map { map: MAP, source };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let map = aya::maps::Map::ArrayOfMaps(MapData::from_pin(path).map_err(map_error)?);
+    let images = ArrayOfMaps::<_, MapData>::try_from(&map).map_err(map_error)?;
+    match images.get(&0, 0) {
+        Ok(slot) => {
+            let bytes = slot.info().map_err(map_error)?.value_size();
+            Ok(Some(bytes / 4))
+        }
+        Err(MapError::KeyNotFound) => {
+            fs::remove_file(path)
+                .map_err(|source| DatapathError::Pin { path: path.into(), source })?;
+            Ok(None)
+        }
+        Err(source) => Err(map_error(source)),
+    }
+}
 
-/// Fills a fresh slot with `words` and makes it the live one. Returns after every packet that was
-/// judged by the old image is through (the kernel waits for RCU); the old slot is freed by then.
+/// Fills a fresh slot of `size` words with an image and makes it the live one. Returns after every packet
+/// that was judged by the old image is through (the kernel waits for RCU); the old slot is freed by then.
 pub(super) fn publish(
-    images: &mut ArrayOfMaps<&mut MapData, SlotMapAny>,
+    images: &mut Images<'_>,
+    size: u32,
     words: &[u32],
 ) -> Result<(), DatapathError> {
     let map_error = |source| DatapathError::Map { map: MAP, source };
-    let slot: SlotMap = Array::create(1, MMAPABLE).map_err(map_error)?;
-    let mapping = Mapping::new(slot.map(), true)
-        .map_err(|source| DatapathError::System { what: "mapping an image slot".into(), source })?;
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| DatapathError::System { what, source }
+    };
+    let slot = sys::create_slot(size * 4).map_err(failed("making an image slot"))?;
+    let slot = MapData::from_fd(slot).map_err(map_error)?;
+    let mapping = Mapping::new(&slot, size, true).map_err(failed("mapping an image slot"))?;
     mapping.write(words);
     drop(mapping);
-    images.set(0, slot.map().fd(), 0).map_err(map_error)
+    images.set(0, slot.fd(), 0).map_err(map_error)
 }
-
-/// The outer map seen as holding plain maps: the size of a slot is checked by the kernel.
-pub(super) type SlotMapAny = aya::maps::MapFd;
 
 /// What the header of the live image says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +93,8 @@ pub(super) fn live(
         Err(MapError::KeyNotFound) => return Ok(None),
         Err(source) => return Err(DatapathError::Map { map: MAP, source }),
     };
-    let mapping = Mapping::new(&map, false).map_err(|source| DatapathError::System {
+    let size = header::END;
+    let mapping = Mapping::new(&map, size, false).map_err(|source| DatapathError::System {
         what: "mapping the live image".into(),
         source,
     })?;
@@ -82,39 +117,48 @@ pub(super) fn live(
     }))
 }
 
-/// A slot in this process's memory.
-struct Mapping(NonNull<u32>);
+/// The first `words` of a slot in this process's memory.
+struct Mapping {
+    at: NonNull<u32>,
+    words: usize,
+}
 
 impl Mapping {
-    fn new(map: &MapData, write: bool) -> io::Result<Self> {
+    fn new(map: &MapData, words: u32, write: bool) -> io::Result<Self> {
         let protection = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
-        let fd = std::os::fd::AsFd::as_fd(map.fd()).as_raw_fd();
+        let fd = map.fd().as_fd().as_raw_fd();
+        let words = words as usize;
         // SAFETY: a new shared mapping of a descriptor that outlives the call; the kernel chooses where.
         let at = unsafe {
-            libc::mmap(std::ptr::null_mut(), SLOT_BYTES, protection, libc::MAP_SHARED, fd, 0)
+            libc::mmap(std::ptr::null_mut(), words * 4, protection, libc::MAP_SHARED, fd, 0)
         };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        NonNull::new(at.cast()).map(Self).ok_or_else(io::Error::last_os_error)
+        let at = NonNull::new(at.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { at, words })
     }
 
     /// Only the words in use are written: the rest of a fresh slot is zero.
     fn write(&self, words: &[u32]) {
-        let count = words.len().min(SLOT_WORDS as usize);
-        // SAFETY: the mapping is SLOT_WORDS long, writable, and nobody else knows it yet.
-        unsafe { std::ptr::copy_nonoverlapping(words.as_ptr(), self.0.as_ptr(), count) };
+        let count = words.len().min(self.words);
+        // SAFETY: the mapping is that long, writable, and nobody else knows it yet.
+        unsafe { std::ptr::copy_nonoverlapping(words.as_ptr(), self.at.as_ptr(), count) };
     }
 
+    /// 0 behind the end.
     fn word(&self, index: u32) -> u32 {
-        // SAFETY: header indexes are far below SLOT_WORDS; the kernel does not write here.
-        unsafe { self.0.add(index as usize).read_volatile() }
+        if index as usize >= self.words {
+            return 0;
+        }
+        // SAFETY: inside the mapping; the kernel does not write here.
+        unsafe { self.at.add(index as usize).read_volatile() }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: made by `new` with the same size.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), SLOT_BYTES) };
+        unsafe { libc::munmap(self.at.as_ptr().cast(), self.words * 4) };
     }
 }

@@ -11,6 +11,12 @@ use std::{
     path::Path,
 };
 
+const MAP_TYPE_ARRAY: u32 = 2;
+const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+const MAP_CREATE: libc::c_long = 0;
+const OBJ_PIN: libc::c_long = 6;
 const MAP_LOOKUP_AND_DELETE: libc::c_long = 21;
 const OBJ_GET: libc::c_long = 7;
 const PROG_TEST_RUN: libc::c_long = 10;
@@ -43,6 +49,50 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let fd = bpf(OBJ_GET, &mut attr)?;
     // SAFETY: the kernel just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Pins a map.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let name = c_path(path)?;
+    let fd = object.as_raw_fd() as u32;
+    let mut attr = Object { pathname: name.as_ptr() as u64, fd, flags: 0 };
+    bpf(OBJ_PIN, &mut attr).map(|_| ())
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+fn create(mut attr: MapCreate, name: &[u8]) -> io::Result<OwnedFd> {
+    (attr.key_size, attr.max_entries) = (4, 1);
+    attr.name[..name.len()].copy_from_slice(name);
+    let fd = bpf(MAP_CREATE, &mut attr)?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// An array of one value that can be mapped.
+pub(super) fn create_slot(bytes: u32) -> io::Result<OwnedFd> {
+    let (map_type, flags) = (MAP_TYPE_ARRAY, BPF_F_MMAPABLE);
+    create(MapCreate { map_type, value_size: bytes, flags, ..MapCreate::default() }, b"sov_slot")
+}
+
+/// An array of one map like `slot`.
+pub(super) fn create_array_of_slots(slot: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (map_type, inner_map_fd) = (MAP_TYPE_ARRAY_OF_MAPS, slot.as_raw_fd() as u32);
+    create(
+        MapCreate { map_type, value_size: 4, inner_map_fd, ..MapCreate::default() },
+        b"SOV_IMAGE",
+    )
 }
 
 #[repr(C)]

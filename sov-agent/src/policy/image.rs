@@ -4,6 +4,7 @@
 //! has already reduced them to classes and decisions.
 
 mod build;
+mod codes;
 mod early;
 mod file;
 mod rebind;

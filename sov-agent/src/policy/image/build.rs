@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sov_common::{
     abi::{ABI_VERSION, MAX_TAGS},
-    image::{self, SLOT_BYTES, decision, embedded, flags, header, tag},
+    image::{self, MAX_SLOT_WORDS, decision, embedded, flags, header, slot_words, tag},
 };
 
 use super::{
@@ -24,15 +24,13 @@ pub struct Image {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BuildError {
     #[error(
-        "the image needs {need} bytes, the kernel's slot holds {slot}; use fewer or larger prefixes"
+        "the image needs {need} bytes, the largest slot holds {slot}; use fewer or larger prefixes"
     )]
     TooLarge { need: usize, slot: usize },
     #[error("{count} rules with ports or an expiry overlap at one address, {limit} are possible")]
     LongChain { count: usize, limit: u32 },
     #[error("{count} different lists of conditional rules, 65536 are possible")]
     ManyChains { count: usize },
-    #[error("more than {limit} boundaries inside one IPv6 /64 ({prefix})")]
-    DeepPrefix { prefix: std::net::Ipv6Addr, limit: u32 },
     #[error("{what}: not a table from every address to a class")]
     Intervals { what: &'static str },
     #[error("tag slot {slot}: {problem}")]
@@ -52,8 +50,8 @@ impl Image {
         words.0[header::ABI as usize] = ABI_VERSION;
         words.set_hash(header::POLICY_HASH, &spec.policy_hash);
         decisions(&mut words, spec)?;
-        v4::build(&mut words, header::DESTINATIONS, &spec.v4);
-        v6::build(&mut words, header::DESTINATIONS, &spec.v6)?;
+        v4::build(&mut words, header::DESTINATIONS, &spec.v4, spec.classes.into());
+        v6::build(&mut words, header::DESTINATIONS, &spec.v6, spec.classes.into())?;
         let order = tags(&mut words, spec);
         words.set(
             header::DEFAULT_TAG,
@@ -68,9 +66,7 @@ impl Image {
         let count = words.0.len() as u32;
         words.set(header::WORDS, count);
         words.set(header::METADATA_BYTES, spec.metadata.len() as u32);
-        if words.0.len() * 4 > SLOT_BYTES {
-            return Err(BuildError::TooLarge { need: words.0.len() * 4, slot: SLOT_BYTES });
-        }
+        words.fits()?;
         Ok(Self { words: words.0, metadata: spec.metadata.clone() }.hashed())
     }
 
@@ -114,7 +110,13 @@ impl Layout {
         self.0.len() as u32
     }
 
-    /// A node of the IPv4 table is one cache line of 64 bytes.
+    /// There is a slot that is large enough.
+    pub(super) fn fits(&self) -> Result<(), BuildError> {
+        let (need, slot) = (self.0.len() * 4, MAX_SLOT_WORDS as usize * 4);
+        slot_words(self.0.len()).map(|_| ()).ok_or(BuildError::TooLarge { need, slot })
+    }
+
+    /// Nodes are cache lines of 64 bytes.
     pub(super) fn align_line(&mut self) -> u32 {
         self.0.resize(self.0.len().next_multiple_of(16), 0);
         self.0.len() as u32

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use sov_common::{
     abi::ABI_VERSION,
-    image::{self, SLOT_BYTES, header},
+    image::{self, MAX_SLOT_WORDS, header},
 };
 
 use super::build::Image;
@@ -65,7 +65,7 @@ impl Image {
         }
         let count = word_at(header::WORDS).unwrap_or(0) as usize * 4;
         let metadata = word_at(header::METADATA_BYTES).unwrap_or(0) as usize;
-        if count < header::END as usize * 4 || count > SLOT_BYTES {
+        if count < header::END as usize * 4 || count > MAX_SLOT_WORDS as usize * 4 {
             return Err(ImageError::Format("its size is out of range"));
         }
         if bytes.len() != count + metadata {

@@ -2,7 +2,7 @@
 
 use sov_common::{
     abi::MAX_TAGS,
-    image::{NO_TAG, SLOT_BYTES, flags, header},
+    image::{NO_TAG, flags, header},
 };
 
 use super::{
@@ -43,10 +43,7 @@ impl Image {
         words.set(header::CGROUP_LEVELS, levels);
         words.set(header::FLAGS, used);
         words.align();
-        let need = words.0.len() * 4;
-        if need > SLOT_BYTES {
-            return Err(BuildError::TooLarge { need, slot: SLOT_BYTES });
-        }
+        words.fits()?;
         words.set(header::WORDS, words.0.len() as u32);
         Ok(Self { words: words.0, metadata: self.metadata.clone() }.hashed())
     }

@@ -2,7 +2,7 @@
 //! tables by source.
 
 use sov_common::{
-    image::{NO_TAG, flags, header, table},
+    image::{NO_TAG, flags, header},
     lookup::{PROBES, hash},
 };
 
@@ -14,6 +14,8 @@ use super::{
 
 /// Marks are compared one after the other for every packet.
 const MAX_MARKS: usize = sov_common::tags::MAX_MARKS as usize;
+/// Selector values are below: rank and slot are both below 64. [`NO_TAG`] is far above.
+const SOURCE_VALUES: u32 = 1 << 14;
 /// Largest hash table, in slots.
 const MAX_SLOTS: usize = 1 << 14;
 
@@ -151,7 +153,7 @@ fn sources(
     if !sorted || !high.windows(2).all(|w| w[0].0 < w[1].0) {
         return Err(BuildError::Intervals { what: "source prefixes" });
     }
-    v4::build(words, header::SOURCES + table::V4_ROOT, &low);
-    v6::build(words, header::SOURCES, &high)?;
+    v4::build(words, header::SOURCES, &low, SOURCE_VALUES);
+    v6::build(words, header::SOURCES, &high, SOURCE_VALUES)?;
     Ok(true)
 }

@@ -1,145 +1,209 @@
-//! The IPv6 prefix table: four static 9-ary B+ trees over the upper 64 bits (one for each value of the
-//! two highest bits, so that keys compare as signed numbers), and exact lists where a boundary is
-//! finer than /64.
+//! The IPv6 prefix table: steps of 31 bits below the two highest ones (so that two keys fit a u64 and
+//! leave a bit for their comparison). A step is a list of up to sixteen keys or a 17-ary B+ tree; where
+//! a boundary lies inside what a key stands for, its code leads to the table of the next step.
 
-use std::net::Ipv6Addr;
+use sov_common::image::table;
 
-use sov_common::image::{DEEP, DEEP_STEPS, table};
+use super::{
+    build::{BuildError, Layout},
+    codes::{Coding, NEXT},
+};
 
-use super::build::{BuildError, Layout};
-
-const KEYS: usize = 8;
-const CHILDREN: usize = 9;
-/// Above every key of 62 bits, and still positive.
-const PADDING: u64 = 1 << 62;
+const KEYS: usize = 16;
+const CHILDREN: usize = 17;
+const LARGEST: u32 = (1 << table::KEY_BITS) - 1;
+const STEPS: usize = table::STEPS as usize;
 
 /// Appends the table of `intervals` (starts ascending, first 0) and fills the descriptor at `at`.
+/// Classes are `0..classes`, or from `embedded::FIRST` on.
 pub(super) fn build(
     words: &mut Layout,
     at: u32,
     intervals: &[(u128, u16)],
+    classes: u32,
 ) -> Result<(), BuildError> {
-    let (entries, deep) = split(intervals)?;
-    let mut index = Vec::new();
-    for list in &deep {
-        let keys_at = words.align();
-        index.extend([keys_at / 2, list.len() as u32]);
-        for (low, _) in list {
-            words.push_u64(*low);
-        }
-        words.0.extend(list.iter().map(|(_, class)| u32::from(*class)));
+    let mut tables = Tables::default();
+    let mut rest = Rest { intervals, quarter: 0, class: 0 };
+    let mut roots = [0; 4];
+    for root in &mut roots {
+        *root = tables.table(&mut rest, 0, 0);
+        rest.quarter += 1;
     }
-    let deep_at = words.align();
-    words.0.extend(index);
-    words.set(at + table::V6_DEEP, deep_at);
-
-    let mut value = 0;
-    for (number, entries) in quarters(&entries).into_iter().enumerate() {
-        let descriptor = at + table::V6_TREES + number as u32 * table::TREE_WORDS;
-        value = tree(words, descriptor, entries, value);
+    let coding = Coding::new(classes, tables.list.len());
+    let mut references = Vec::with_capacity(tables.list.len());
+    for index in 0..tables.list.len() {
+        references.push(tables.place(words, index, coding)?);
     }
+    for (quarter, root) in (0..).zip(roots) {
+        words.set(at + table::V6_ROOTS + quarter, references[root as usize]);
+    }
+    let references_at = words.0.len() as u32;
+    words.0.extend(references);
+    words.set(at + table::V6_TABLES, references_at);
+    words.set(at + table::V6_WIDTH, coding.width);
+    words.set(at + table::V6_FIRST, coding.first);
+    words.set(at + table::V6_COUNT, coding.count);
     Ok(())
 }
 
-/// Starts of lower halves and classes.
-type Deep = Vec<(u64, u16)>;
-/// Starts of upper halves and values; the lists that values with `DEEP` name.
-type Split = (Vec<(u64, u32)>, Vec<Deep>);
-
-/// Reduces intervals to starts of upper halves; a /64 with boundaries inside gets its own list.
-fn split(intervals: &[(u128, u16)]) -> Result<Split, BuildError> {
-    let mut entries: Vec<(u64, u32)> = Vec::new();
-    let mut deep: Vec<Deep> = Vec::new();
-    let mut class = 0;
-    let mut rest = intervals;
-    while let Some((start, first)) = rest.first() {
-        let high = (start >> 64) as u64;
-        let inside = rest.iter().take_while(|(s, _)| (s >> 64) as u64 == high).count();
-        let (here, after) = rest.split_at(inside);
-        rest = after;
-        if inside == 1 && *start as u64 == 0 {
-            class = *first;
-            entries.push((high, u32::from(class)));
-            continue;
-        }
-        let mut list: Deep = here.iter().map(|(s, c)| (*s as u64, *c)).collect();
-        if list.first().is_none_or(|f| f.0 != 0) {
-            list.insert(0, (0, class));
-        }
-        if list.len() > 1 << DEEP_STEPS {
-            let prefix = Ipv6Addr::from(u128::from(high) << 64);
-            return Err(BuildError::DeepPrefix { prefix, limit: 1 << DEEP_STEPS });
-        }
-        class = list.last().map_or(class, |l| l.1);
-        // Padding repeats the last class: a search that ends there is right.
-        list.resize(list.len().next_power_of_two(), (u64::MAX, class));
-        entries.push((high, DEEP | deep.len() as u32));
-        deep.push(list);
-        let next = rest.first().map(|(s, _)| (s >> 64) as u64);
-        if let Some(following) = high.checked_add(1)
-            && next != Some(following)
-        {
-            entries.push((following, u32::from(class)));
-        }
-        // A list that starts inside the next /64 needs the class before it: `class` carries it.
-    }
-    Ok((entries, deep))
+/// The intervals that are still to come, and the class in force before them.
+struct Rest<'a> {
+    intervals: &'a [(u128, u16)],
+    /// The two highest bits: others are not looked at.
+    quarter: u128,
+    class: u16,
 }
 
-/// The entries by the two highest bits.
-fn quarters(entries: &[(u64, u32)]) -> [&[(u64, u32)]; 4] {
-    let cut = |n: u64| entries.partition_point(|(high, _)| high >> 62 < n);
-    [&entries[..cut(1)], &entries[cut(1)..cut(2)], &entries[cut(2)..cut(3)], &entries[cut(3)..]]
+impl Rest<'_> {
+    /// The next start in this quarter, without its two highest bits, at the upper end.
+    fn next(&self) -> Option<u128> {
+        self.intervals.first().filter(|i| i.0 >> 126 == self.quarter).map(|i| i.0 << 2)
+    }
+
+    fn enter(&mut self) {
+        if let Some((first, after)) = self.intervals.split_first() {
+            (self.class, self.intervals) = (first.1, after);
+        }
+    }
 }
 
-/// Writes one tree; `before` is the value in force at its first address. Returns the value at its end.
-fn tree(words: &mut Layout, at: u32, entries: &[(u64, u32)], before: u32) -> u32 {
-    let mut before = before;
-    let mut keys = Vec::with_capacity(entries.len());
-    let mut values = vec![before];
-    for (high, value) in entries {
-        let key = high & (u64::MAX >> 2);
-        if key == 0 {
-            values[0] = *value;
-        } else if *value & DEEP != 0 || values.last() != Some(value) {
-            keys.push(key);
-            values.push(*value);
+/// What is below the first `step` steps of an address.
+fn below(address: u128, step: usize) -> u128 {
+    address.checked_shl(table::KEY_BITS * step as u32).unwrap_or(0)
+}
+
+/// The first `step` steps of an address.
+fn above(address: u128, step: usize) -> u128 {
+    let bits = table::KEY_BITS * step as u32;
+    address.checked_shr(128u32.saturating_sub(bits)).unwrap_or(0)
+}
+
+fn key(address: u128, step: usize) -> u32 {
+    (below(address, step) >> (128 - table::KEY_BITS)) as u32
+}
+
+/// All tables, each with one value more than keys.
+#[derive(Default)]
+struct Tables {
+    /// Where a table's keys begin and end; its values begin as much later as there are tables before it.
+    list: Vec<(usize, usize)>,
+    /// Keys less one.
+    keys: Vec<u32>,
+    values: Vec<u32>,
+    /// The table that is being made of each step.
+    open: [Open; STEPS],
+}
+
+#[derive(Default)]
+struct Open {
+    keys: Vec<u32>,
+    values: Vec<u32>,
+}
+
+impl Open {
+    /// From `key` on the value is this one.
+    fn push(&mut self, key: u32, value: u32) {
+        match key.checked_sub(1) {
+            None => self.values[0] = value,
+            Some(less) if self.values.last() != Some(&value) => {
+                self.keys.push(less);
+                self.values.push(value);
+            }
+            Some(_) => {}
         }
-        before = *value;
     }
-    let levels = levels(&keys);
-    words.set(at + table::DEPTH, levels.len() as u32);
-    for (i, level) in levels.iter().rev().enumerate() {
-        // Nodes of eight u64 keys are one cache line.
-        let level_at = words.align_line();
-        for key in level {
-            words.push_u64(*key);
+}
+
+impl Tables {
+    /// The table of all addresses that begin with `prefix`, `step` steps long.
+    fn table(&mut self, rest: &mut Rest<'_>, step: usize, prefix: u128) -> u32 {
+        if rest.next().is_some_and(|n| above(n, step) == prefix && below(n, step) == 0) {
+            rest.enter();
         }
-        words.set(at + table::LEVELS + i as u32, level_at / 2);
+        self.open[step].keys.clear();
+        self.open[step].values.clear();
+        self.open[step].values.push(u32::from(rest.class));
+        let here = |rest: &Rest<'_>| rest.next().filter(|n| above(*n, step) == prefix);
+        while let Some(next) = here(rest) {
+            let key = key(next, step);
+            if below(next, step + 1) == 0 {
+                rest.enter();
+            }
+            let inside = prefix << table::KEY_BITS | u128::from(key);
+            if rest.next().is_none_or(|n| above(n, step + 1) != inside) {
+                self.open[step].push(key, u32::from(rest.class));
+                continue;
+            }
+            let child = self.table(rest, step + 1, inside);
+            self.open[step].push(key, NEXT | child);
+            if key < LARGEST {
+                // Replaced in the next turn if there is a boundary just here.
+                let open = &mut self.open[step];
+                open.keys.push(key);
+                open.values.push(u32::from(rest.class));
+                if here(rest).is_some_and(|n| self::key(n, step) == key + 1) {
+                    open.keys.pop();
+                    open.values.pop();
+                }
+            }
+        }
+        let start = self.keys.len();
+        self.keys.extend_from_slice(&self.open[step].keys);
+        self.values.extend_from_slice(&self.open[step].values);
+        self.list.push((start, self.keys.len()));
+        (self.list.len() - 1) as u32
     }
-    let values_at = words.align();
-    words.0.extend(values);
-    words.set(at + table::VALUES, values_at);
-    before
+
+    /// Writes a table; returns the reference to it.
+    fn place(&self, words: &mut Layout, index: usize, coding: Coding) -> Result<u32, BuildError> {
+        let (start, end) = self.list[index];
+        let keys = &self.keys[start..end];
+        let values = &self.values[start + index..][..keys.len() + 1];
+        if keys.len() <= KEYS {
+            let place = words.align() / 2;
+            words.0.extend(keys);
+            // At least two keys: a list without any would count as a tree.
+            words.0.resize(words.0.len() + padding(keys.len()), table::PADDING);
+            let pairs = keys.len().div_ceil(2).max(1) as u32;
+            coding.append(words, values);
+            return Ok(pairs << table::LIST_SHIFT | place);
+        }
+        let levels = levels(keys);
+        if levels.len() > table::MAX_DEPTH as usize {
+            return Err(BuildError::Intervals {
+                what: "IPv6, with more than twenty million starts",
+            });
+        }
+        let codes_at = coding.append(words, values);
+        let tree = words.align();
+        words.0.resize(words.0.len() + table::TREE_WORDS as usize, 0);
+        words.set(tree + table::DEPTH, levels.len() as u32);
+        words.set(tree + table::CODES, codes_at);
+        for (i, level) in (0..).zip(levels.iter().rev()) {
+            let level_at = words.align_line();
+            words.0.extend(level);
+            words.set(tree + table::LEVELS + i, level_at / 16);
+        }
+        Ok(tree / 2)
+    }
+}
+
+/// Keys that fill a list up to whole u64 words.
+fn padding(keys: usize) -> usize {
+    if keys == 0 { 2 } else { keys % 2 }
 }
 
 /// Leaf level first. Key k of an inner node is the smallest key below its child k + 1.
-fn levels(keys: &[u64]) -> Vec<Vec<u64>> {
-    if keys.is_empty() {
-        return Vec::new();
-    }
+fn levels(keys: &[u32]) -> Vec<Vec<u32>> {
     let mut leaf = keys.to_vec();
-    leaf.resize(keys.len().next_multiple_of(KEYS), PADDING);
-    let mut smallest: Vec<u64> = leaf.iter().step_by(KEYS).copied().collect();
+    leaf.resize(keys.len().next_multiple_of(KEYS), table::PADDING);
+    let mut smallest: Vec<u32> = leaf.iter().step_by(KEYS).copied().collect();
     let mut levels = vec![leaf];
     while smallest.len() > 1 {
         let mut level = Vec::with_capacity(smallest.len().div_ceil(CHILDREN) * KEYS);
-        for children in smallest.chunks(CHILDREN) {
+        for (i, children) in smallest.chunks(CHILDREN).enumerate() {
             level.extend(&children[1..]);
-            level.resize(level.len().next_multiple_of(KEYS), PADDING);
-            if children.len() == 1 {
-                level.extend([PADDING; KEYS]);
-            }
+            level.resize((i + 1) * KEYS, table::PADDING);
         }
         smallest = smallest.iter().step_by(CHILDREN).copied().collect();
         levels.push(level);
