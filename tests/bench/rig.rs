@@ -126,28 +126,9 @@ impl Rig {
             Options { pins: host.pin_dir(), pass_is_final: false, tc: Tc::Tcx, log: None };
         let mut datapath = Datapath::load(&options).expect("the product's programs load");
         let events = datapath.take_events().expect("the event ring");
-        let maps = datapath.pins().path().join("maps");
-        let paths: Vec<_> = SHARED.iter().map(|name| (*name, maps.join(name))).collect();
-        let mut loader = EbpfLoader::new();
-        let mask = datapath.slot_words() - 1;
-        loader.override_global("AYA_LOG_LEVEL", &0u8, true);
-        loader.override_global("SOV_SLOT_MASK", &mask, true);
-        for (name, path) in &paths {
-            loader.map_pin_path(name, path);
-        }
-        let mut ebpf = loader.load(OBJECT).expect("the measuring object");
-        let programs = KINDS
-            .iter()
-            .map(|(_, name)| {
-                let program = ebpf.program_mut(name).expect("a program of bench.rs");
-                let program: &mut SchedClassifier = program.try_into().expect("a tc program");
-                program.load().unwrap_or_else(|e| panic!("{name}: {e:?}"));
-                let fd = program.fd().expect("loaded").as_fd();
-                Program::from_fd(fd.try_clone_to_owned().expect("dup"))
-            })
-            .collect();
+        let (ebpf, runner) = measuring(&datapath);
         let publisher = Publisher { datapath, generation: 0 };
-        Self { runner: Runner(programs), ebpf, events, publisher, _host: host }
+        Self { runner, ebpf, events, publisher, _host: host }
     }
 
     /// Makes a table live and fills the trie of one family with the same; returns its prefixes.
@@ -168,7 +149,12 @@ impl Rig {
     }
 
     pub(crate) fn publish(&mut self, table: &Table) {
+        let slot = self.publisher.datapath.slot_words();
         self.publisher.publish(table);
+        if self.publisher.datapath.slot_words() != slot {
+            // A larger slot is another map: the measuring programs must read that one.
+            (self.ebpf, self.runner) = measuring(&self.publisher.datapath);
+        }
     }
 
     /// For a reader beside a writer.
@@ -214,6 +200,31 @@ impl Rig {
         }
         (flows.len(), events)
     }
+}
+
+/// The measuring programs, on the maps of the product's.
+fn measuring(datapath: &Datapath) -> (Ebpf, Runner) {
+    let maps = datapath.pins().path().join("maps");
+    let paths: Vec<_> = SHARED.iter().map(|name| (*name, maps.join(name))).collect();
+    let mut loader = EbpfLoader::new();
+    let mask = datapath.slot_words() - 1;
+    loader.override_global("AYA_LOG_LEVEL", &0u8, true);
+    loader.override_global("SOV_SLOT_MASK", &mask, true);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path);
+    }
+    let mut ebpf = loader.load(OBJECT).expect("the measuring object");
+    let programs = KINDS
+        .iter()
+        .map(|(_, name)| {
+            let program = ebpf.program_mut(name).expect("a program of bench.rs");
+            let program: &mut SchedClassifier = program.try_into().expect("a tc program");
+            program.load().unwrap_or_else(|e| panic!("{name}: {e:?}"));
+            let fd = program.fd().expect("loaded").as_fd();
+            Program::from_fd(fd.try_clone_to_owned().expect("dup"))
+        })
+        .collect();
+    (ebpf, Runner(programs))
 }
 
 /// Replaces the content of a trie. `N` words of address.
