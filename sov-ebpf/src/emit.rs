@@ -5,7 +5,7 @@ use aya_ebpf::{
     btf_maps::PerCpuArray,
 };
 use sov_common::{
-    abi::{COUNTERS, Counter, Event, FlowValue, counter_index},
+    abi::{COUNTERS, Counter, Event, FlowKey, FlowValue, counter_index},
     classify::Address,
     verdict::{Reason, Verdict},
 };
@@ -13,7 +13,7 @@ use sov_common::{
 use crate::maps::{SOV_COUNTERS, SOV_EVENTS, SOV_FLOWS, SOV_LEDGER, SOV_SOCKETS};
 
 /// One counter for each tag slot, reason and verdict.
-type Counters = PerCpuArray<Counter, { COUNTERS as usize }>;
+pub(crate) type Counters = PerCpuArray<Counter, { COUNTERS as usize }>;
 
 /// What the kernel answers when the key is there.
 const EEXIST: i32 = -17;
@@ -52,38 +52,57 @@ pub(crate) fn mapped(address: Address) -> [u8; 16] {
     unsafe { core::mem::transmute([high.to_be(), low.to_be()]) }
 }
 
-/// Counts and records. The event goes first: a flow enters the table only when it is on record.
+/// Counts and records. `zero` as in [`record`].
+#[inline(always)]
+pub(crate) fn blocked(event: &mut Event, zero: u32) {
+    let time = event.time_ns;
+    if !known(&SOV_COUNTERS, &event.key, event.packets, event.bytes, || time) {
+        record(event, zero);
+    }
+}
+
+/// Counts a blocked packet. `true` = its flow is on record and holds it now; `false` = [`record`] it.
 ///
 /// Socket hooks can be interrupted by packet hooks on their CPU: everything here adds atomically.
 #[inline(always)]
-pub(crate) fn blocked(event: &mut Event) {
-    blocked_in(&SOV_COUNTERS, event);
-}
-
-#[inline(always)]
-pub(crate) fn blocked_in(counters: &Counters, event: &mut Event) {
-    let key = &event.key;
+pub(crate) fn known(
+    counters: &Counters,
+    key: &FlowKey,
+    packets: u64,
+    bytes: u64,
+    time: impl FnOnce() -> u64,
+) -> bool {
     let index = counter_index(key.tag, key.reason, key.verdict);
     let (Some(counter), Some(ledger)) = (counters.get_ptr_mut(index), SOV_LEDGER.get_ptr_mut(0))
     else {
-        return;
+        return true;
     };
     // SAFETY: live per-CPU slots.
     unsafe {
-        add(&raw mut (*counter).packets, event.packets);
-        add(&raw mut (*counter).bytes, event.bytes);
-        add(&raw mut (*ledger).blocked, event.packets);
+        add(&raw mut (*counter).packets, packets);
+        add(&raw mut (*counter).bytes, bytes);
+        add(&raw mut (*ledger).blocked, packets);
     }
-    if let Some(flow) = SOV_FLOWS.get_ptr_mut(key) {
-        // SAFETY: a live map value; the last time is a plain store, any CPU's will do.
-        unsafe {
-            add(&raw mut (*flow).packets, event.packets);
-            add(&raw mut (*flow).bytes, event.bytes);
-            (*flow).last_ns = event.time_ns;
-            add(&raw mut (*ledger).aggregated, event.packets);
+    let Some(flow) = SOV_FLOWS.get_ptr_mut(key) else { return false };
+    let time = time();
+    // SAFETY: a live map value. The last time is a plain store, any CPU's will do; a coarse clock may
+    // lie before the first packet.
+    unsafe {
+        add(&raw mut (*flow).packets, packets);
+        add(&raw mut (*flow).bytes, bytes);
+        if (*flow).last_ns < time {
+            (*flow).last_ns = time;
         }
-        return;
+        add(&raw mut (*ledger).aggregated, packets);
     }
+    true
+}
+
+/// Records the first packet of a flow that [`known`] has counted. The event goes first: a flow enters
+/// the table only when it is on record. `zero` is unknown to the compiler, which else calls memset.
+#[inline(always)]
+pub(crate) fn record(event: &mut Event, zero: u32) {
+    let Some(ledger) = SOV_LEDGER.get_ptr_mut(0) else { return };
     if event.cookie != 0
         && let Some(owner) = SOV_SOCKETS.get_ptr(&event.cookie)
     {
@@ -103,8 +122,8 @@ pub(crate) fn blocked_in(counters: &Counters, event: &mut Event) {
         return;
     }
     let flow = FlowValue {
-        packets: 0,
-        bytes: 0,
+        packets: zero as u64,
+        bytes: zero as u64,
         first_ns: event.time_ns,
         last_ns: event.time_ns,
         cookie: event.cookie,
@@ -112,7 +131,7 @@ pub(crate) fn blocked_in(counters: &Counters, event: &mut Event) {
         generation: event.generation,
         class: event.class,
         rule: event.rule,
-        pad: 0,
+        pad: zero as u64,
     };
     // Of two first packets at once both are recorded and one makes the entry: the other must not wipe
     // what was added to it since.

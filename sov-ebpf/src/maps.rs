@@ -5,6 +5,7 @@ use core::intrinsics::is_val_statically_known;
 use aya_ebpf::{
     Global,
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
     macros::btf_map,
 };
 use sov_common::{
@@ -63,6 +64,35 @@ static SOV_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 pub(crate) struct Scratch {
     pub(crate) parsed: Parsed,
     pub(crate) event: Event,
+    pub(crate) clock: Clock,
+}
+
+/// CLOCK_BOOTTIME as it was at the first question of this tick (1 to 10 ms): the tick is a load, the
+/// clock a call.
+pub(crate) struct Clock {
+    tick: u64,
+    ns: u64,
+}
+
+impl Clock {
+    /// At most a tick old.
+    #[inline(always)]
+    pub(crate) fn coarse(&mut self) -> u64 {
+        // SAFETY: no arguments.
+        let tick = unsafe { bpf_jiffies64() };
+        if self.tick != tick {
+            self.tick = tick;
+            self.exact();
+        }
+        self.ns
+    }
+
+    #[inline(always)]
+    pub(crate) fn exact(&mut self) -> u64 {
+        // SAFETY: no arguments.
+        self.ns = unsafe { bpf_ktime_get_boot_ns() };
+        self.ns
+    }
 }
 
 impl Scratch {

@@ -18,7 +18,7 @@ use sov_common::{
 
 use crate::{
     emit::{self, mapped},
-    maps::{SOV_PASS, SOV_REPLIES, Scratch},
+    maps::{SOV_COUNTERS, SOV_PASS, SOV_REPLIES, Scratch},
     skb::Skb,
 };
 
@@ -39,8 +39,9 @@ pub(crate) fn refuse<W: Words + Copy>(
     scratch: *mut Scratch,
     refusal: &Refusal,
 ) -> i32 {
-    // SAFETY: this CPU's own working memory, two fields of it.
-    let (parsed, event) = unsafe { (&(*scratch).parsed, &mut (*scratch).event) };
+    // SAFETY: this CPU's own working memory, three fields of it.
+    let (parsed, event, clock) =
+        unsafe { (&(*scratch).parsed, &mut (*scratch).event, &mut (*scratch).clock) };
     let Refusal { decision, slot, hook, packets, bytes } = *refusal;
     let skb = Skb(ctx);
     let raw = skb.raw();
@@ -50,24 +51,23 @@ pub(crate) fn refuse<W: Words + Copy>(
         return SOV_PASS.load();
     }
     let verdict = decision.verdict(tag.enforce());
-    let egress = matches!(hook, Hook::TcEgress);
-    let facts = Facts {
-        ifindex: raw.ifindex,
-        ingress_ifindex: raw.ingress_ifindex,
-        // SAFETY: the context is a __sk_buff.
-        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        mark: raw.mark,
-    };
-    // SAFETY: no arguments.
-    let time_ns = unsafe { bpf_ktime_get_boot_ns() };
-    describe(event, parsed, &image, refusal, verdict, &facts, time_ns);
-    if egress {
-        // SAFETY: as above.
-        event.cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
-    } else {
-        event.src_mac = source_mac(&skb);
+    identify(event, parsed, refusal, verdict, raw.ifindex);
+    if !emit::known(&SOV_COUNTERS, &event.key, packets, bytes, || clock.coarse()) {
+        let facts = Facts {
+            ingress_ifindex: raw.ingress_ifindex,
+            // SAFETY: the context is a __sk_buff.
+            cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+            mark: raw.mark,
+        };
+        describe(event, parsed, &image, refusal, &facts, clock.exact());
+        if matches!(hook, Hook::TcEgress) {
+            // SAFETY: as above.
+            event.cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
+        } else {
+            event.src_mac = source_mac(&skb);
+        }
+        emit::record(event, image.zero());
     }
-    emit::blocked(event);
     if matches!(verdict, Verdict::Block) {
         info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
         return TC_ACT_SHOT as i32;
@@ -76,59 +76,63 @@ pub(crate) fn refuse<W: Words + Copy>(
     SOV_PASS.load()
 }
 
+/// Fills the key: what the flow table is asked with. Nothing else of the event is touched.
+#[inline(always)]
+pub(crate) fn identify(
+    event: &mut Event,
+    parsed: &Parsed,
+    refusal: &Refusal,
+    verdict: Verdict,
+    ifindex: u32,
+) {
+    let key = &mut event.key;
+    key.src = mapped(parsed.source());
+    key.dst = mapped(parsed.destination());
+    key.sport = parsed.sport as u16;
+    key.dport = parsed.dport as u16;
+    key.proto = parsed.protocol as u8;
+    key.tag = refusal.slot;
+    key.verdict = verdict as u8;
+    key.reason = refusal.decision.reason;
+    key.ifindex = ifindex;
+    key.hook = refusal.hook as u8;
+    key.pad = [0; 3];
+}
+
 /// What the hook alone knows of a packet.
 pub(crate) struct Facts {
-    pub(crate) ifindex: u32,
     pub(crate) ingress_ifindex: u32,
     pub(crate) cookie: u64,
     pub(crate) mark: u32,
 }
 
-/// Fills the event of a packet.
+/// Fills the rest of the event, for the first packet of a flow.
 #[inline(always)]
 pub(crate) fn describe<W: Words>(
     event: &mut Event,
     parsed: &Parsed,
     image: &W,
     refusal: &Refusal,
-    verdict: Verdict,
     facts: &Facts,
     time_ns: u64,
 ) {
-    let Refusal { decision, slot, hook, packets, bytes } = *refusal;
-    *event = Event {
-        key: FlowKey {
-            src: mapped(parsed.source()),
-            dst: mapped(parsed.destination()),
-            sport: parsed.sport as u16,
-            dport: parsed.dport as u16,
-            proto: parsed.protocol as u8,
-            tag: slot,
-            verdict: verdict as u8,
-            reason: decision.reason,
-            ifindex: facts.ifindex,
-            hook: hook as u8,
-            pad: [0; 3],
-        },
-        time_ns,
-        packets,
-        bytes,
-        cookie: facts.cookie,
-        cgroup: 0,
-        generation: image.word(header::GENERATION),
-        class: decision.class,
-        rule: decision.rule,
-        pid: 0,
-        uid: 0,
-        comm: [0; 16],
-        ingress_ifindex: facts.ingress_ifindex,
-        has_owner: 0,
-        socket_type: 0,
-        src_mac: [0; 6],
-        mark: facts.mark,
-        ethertype: parsed.ethertype as u16,
-        pad: [0; 6],
-    };
+    let zero = image.zero() as u64;
+    let rest = size_of::<FlowKey>() / 8..size_of::<Event>() / 8;
+    for word in rest {
+        // SAFETY: an event is words of eight bytes without padding. A zero that the compiler does not
+        // know: else it calls memset, a loop over bytes.
+        unsafe { *(&raw mut *event).cast::<u64>().add(word) = zero };
+    }
+    event.time_ns = time_ns;
+    event.packets = refusal.packets;
+    event.bytes = refusal.bytes;
+    event.cookie = facts.cookie;
+    event.generation = image.word(header::GENERATION);
+    event.class = refusal.decision.class;
+    event.rule = refusal.decision.rule;
+    event.ingress_ifindex = facts.ingress_ifindex;
+    event.mark = facts.mark;
+    event.ethertype = parsed.ethertype as u16;
 }
 
 /// Zero where the frame is too short to have one.

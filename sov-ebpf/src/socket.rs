@@ -173,7 +173,7 @@ fn run(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
         ethertype: 0,
         pad: [0; 6],
     };
-    emit::blocked(&mut event);
+    emit::blocked(&mut event, image.zero());
     info!(ctx, "tag {} verdict block reason {} at connect", slot, emit::word(decision.reason));
     EPERM
 }

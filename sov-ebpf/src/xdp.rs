@@ -8,7 +8,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     macros::xdp,
     programs::XdpContext,
 };
@@ -196,8 +196,9 @@ fn refuse_frame<W: Words + Copy>(
     scratch: *mut Scratch,
     refusal: &Refusal,
 ) -> u32 {
-    // SAFETY: this CPU's own working memory, two fields of it.
-    let (parsed, event) = unsafe { (&(*scratch).parsed, &mut (*scratch).event) };
+    // SAFETY: this CPU's own working memory, three fields of it.
+    let (parsed, event, clock) =
+        unsafe { (&(*scratch).parsed, &mut (*scratch).event, &mut (*scratch).clock) };
     let Refusal { decision, slot, packets, bytes, .. } = *refusal;
     let tag = TagEntry::read(&image, slot);
     if refuse::passes_as_reply(tag, parsed, decision.reason) {
@@ -208,12 +209,13 @@ fn refuse_frame<W: Words + Copy>(
     let packet = XdpFrame::new(ctx);
     let verdict = decision.verdict(tag.enforce());
     let interface = packet.raw().ingress_ifindex;
-    let facts = Facts { ifindex: interface, ingress_ifindex: interface, cookie: 0, mark: 0 };
-    // SAFETY: no arguments.
-    let time_ns = unsafe { bpf_ktime_get_boot_ns() };
-    refuse::describe(event, parsed, &image, refusal, verdict, &facts, time_ns);
-    event.src_mac = refuse::source_mac(&packet);
-    emit::blocked_in(&SOV_XDP_COUNT, event);
+    refuse::identify(event, parsed, refusal, verdict, interface);
+    if !emit::known(&SOV_XDP_COUNT, &event.key, packets, bytes, || clock.coarse()) {
+        let facts = Facts { ingress_ifindex: interface, cookie: 0, mark: 0 };
+        refuse::describe(event, parsed, &image, refusal, &facts, clock.exact());
+        event.src_mac = refuse::source_mac(&packet);
+        emit::record(event, image.zero());
+    }
     if matches!(verdict, Verdict::Block) {
         info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
         return xdp_action::XDP_DROP;
