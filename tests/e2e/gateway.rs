@@ -295,7 +295,8 @@ fn xdp_judges_vlan_frames() {
         eth(packet::ETH_QINQ, &packet::vlan(7, ETH_VLAN, &packet::vlan(100, ETH_IP, &inner(to))))
     };
     let client = Workload::new(&gateway.client);
-    let forms: [(&str, &dyn Fn(&str) -> Vec<u8>); 2] = [("VLAN", &single), ("QinQ", &double)];
+    type Form<'a> = &'a dyn Fn(&str) -> Vec<u8>;
+    let forms: [(&str, Form<'_>); 2] = [("VLAN", &single), ("QinQ", &double)];
     for (what, frame) in forms {
         let moved = |frames| {
             let blocked = gateway.judged(Reason::ForeignLocation, Verdict::Block);
