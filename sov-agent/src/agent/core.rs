@@ -34,7 +34,7 @@ pub enum StartError {
         "{source}; generation {generation} of {name} is live all the same and stays in force on {links} \
          links, what is named here is not guarded. `sov-agent detach` removes them"
     )]
-    Attach { source: DatapathError, name: String, generation: u32, links: usize },
+    Attach { source: Box<DatapathError>, name: String, generation: u32, links: usize },
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("{}: {source}", path.display())]
@@ -79,7 +79,7 @@ impl Core {
         let image_file = config.paths.live_image();
         let mut unusable = None;
         let (mut origin, data) = match (read(&config, started), Saved::read(&image_file)) {
-            (Ok((parsed, data)), _) => (Origin::Policy(parsed), data),
+            (Ok((parsed, data)), _) => (Origin::Policy(Box::new(parsed)), data),
             (Err(e), Some(saved)) => {
                 let why = format!("{e}");
                 unusable = Some(e);
@@ -170,8 +170,8 @@ impl Core {
         };
         match core.attach() {
             Ok(()) => Ok(core),
-            Err(source) => Err(StartError::Attach {
-                source,
+            Err(e) => Err(StartError::Attach {
+                source: Box::new(e),
                 name: core.live.meta.name.clone(),
                 generation: core.live.generation,
                 links: core.pinned_links(),
@@ -237,7 +237,7 @@ impl Core {
         match read(&self.config, inputs::now()) {
             Ok((parsed, data)) => {
                 let (old_origin, old_data) = (
-                    std::mem::replace(&mut self.origin, Origin::Policy(parsed)),
+                    std::mem::replace(&mut self.origin, Origin::Policy(Box::new(parsed))),
                     std::mem::replace(&mut self.data, Arc::new(data)),
                 );
                 if self.republish() {

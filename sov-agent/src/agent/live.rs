@@ -19,7 +19,7 @@ use crate::{
 
 /// Where images come from.
 pub(super) enum Origin {
-    Policy(Parsed),
+    Policy(Box<Parsed>),
     /// The image that was live last; `why` the policy or the data made no new one.
     Saved {
         saved: Saved,
@@ -152,7 +152,7 @@ impl Live {
                         name: parsed.source.name.clone(),
                         errors: f.iter().filter(|f| f.is_error()).count(),
                         findings: f,
-                        source_text: Box::new(parsed.clone()),
+                        source_text: parsed.clone(),
                     }
                 })?;
                 (compiled.image, Arc::new(compiled.meta), compiled.unresolved)
