@@ -295,16 +295,17 @@ mod tests {
     fn only_pinned_links_enforce() {
         let dir = tempfile::tempdir().expect("temp dir");
         let base = dir.path();
-        fs::create_dir_all(base.join("v1/links")).expect("mkdir");
-        fs::create_dir_all(base.join("v1/maps")).expect("mkdir");
-        fs::write(base.join("v1/maps/SOV_FLOWS"), "").expect("writes");
+        let own = base.join(format!("v{}", sov_common::abi::ABI_VERSION));
+        fs::create_dir_all(own.join("links")).expect("mkdir");
+        fs::create_dir_all(own.join("maps")).expect("mkdir");
+        fs::write(own.join("maps/SOV_FLOWS"), "").expect("writes");
         let pinned = Pinned::find(base).expect("reads");
         assert!(!pinned.enforcing && !pinned.other_versions, "{pinned:?}");
-        assert_eq!(pinned.maps, [base.join("v1/maps/SOV_FLOWS")]);
-        fs::write(base.join("v1/links/tc_egress-2-eth0"), "").expect("writes");
+        assert_eq!(pinned.maps, [own.join("maps/SOV_FLOWS")]);
+        fs::write(own.join("links/tc_egress-2-eth0"), "").expect("writes");
         let pinned = Pinned::find(base).expect("reads");
         assert!(pinned.enforcing && !pinned.other_versions, "{pinned:?}");
-        assert_eq!(pinned.links, [base.join("v1/links/tc_egress-2-eth0")]);
+        assert_eq!(pinned.links, [own.join("links/tc_egress-2-eth0")]);
         fs::create_dir_all(base.join("v999/links")).expect("mkdir");
         fs::write(base.join("v999/links/x"), "").expect("writes");
         assert!(Pinned::find(base).expect("reads").other_versions);
