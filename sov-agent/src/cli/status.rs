@@ -295,7 +295,7 @@ mod tests {
     fn only_pinned_links_enforce() {
         let dir = tempfile::tempdir().expect("temp dir");
         let base = dir.path();
-        let own = base.join(format!("v{}", sov_common::abi::ABI_VERSION));
+        let own = base.join(format!("v{ABI_VERSION}"));
         fs::create_dir_all(own.join("links")).expect("mkdir");
         fs::create_dir_all(own.join("maps")).expect("mkdir");
         fs::write(own.join("maps/SOV_FLOWS"), "").expect("writes");
