@@ -81,6 +81,8 @@ pub struct Config {
     pub xdp: Vec<String>,
     /// Packets that pass are final; otherwise the next tc program is asked.
     pub pass_is_final: bool,
+    /// Resets and ICMP errors a second and CPU.
+    pub reject_rate: u32,
     /// How programs are attached to interfaces.
     pub tc: crate::datapath::Tc,
     /// `None` = no metrics.

@@ -152,6 +152,13 @@ pub fn render(status: &Status) -> String {
         .of(&[], u8::from(ledger.balances()));
     page.counter("sov_flow_table_full_packets_total", "Packets that found the flow table full.")
         .of(&[], ledger.table_full);
+    let rejects = &status.rejects;
+    page.counter("sov_rejects_total", "Resets and ICMP errors sent for blocked packets.")
+        .of(&[], rejects.sent);
+    page.counter("sov_rejects_suppressed_total", "Those that the rate limit kept back.")
+        .of(&[], rejects.suppressed);
+    page.counter("sov_rejects_failed_total", "Those that could not be made or sent.")
+        .of(&[], rejects.failed);
     page.gauge("sov_flow_table_entries", "Flows in the kernel's table.")
         .of(&[], flow_table.entries);
     page.gauge("sov_flow_table_capacity_entries", "Flows that fit.").of(&[], flow_table.capacity);
@@ -268,6 +275,7 @@ mod tests {
             "sov_bytes_total{tag=\"untagged\",verdict=\"allow\",reason=\"no_policy\"} 80000000",
             "sov_ledger_packets_total{fate=\"aggregated\"} 5",
             "sov_xdp_packets_total{tag=\"koseki\",verdict=\"block\",reason=\"scope\"} 3",
+            "sov_rejects_suppressed_total 2",
             "sov_ledger_balanced 1",
             "sov_dataset_stale{dataset=\"jp-snapshot\"} 1",
             "sov_tag_enforced{tag=\"koseki\",tier=\"sovereign\"} 1",

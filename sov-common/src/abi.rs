@@ -166,6 +166,23 @@ shared! {
     }
 }
 
+shared! {
+    /// The only element of the per-CPU array `sov_answers`: polite refusals, and their limit.
+    #[derive(Default)]
+    pub struct Answers (40) {
+        /// Resets and ICMP errors that were sent.
+        pub sent: u64,
+        /// Left out because the limit was reached.
+        pub suppressed: u64,
+        /// The kernel had no room to turn the packet into an answer, or no way back.
+        pub failed: u64,
+        /// Nanoseconds of credit; an answer costs what the limit says.
+        pub credit_ns: u64,
+        /// CLOCK_BOOTTIME nanoseconds up to which credit was given.
+        pub given_ns: u64,
+    }
+}
+
 /// Where a packet was judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

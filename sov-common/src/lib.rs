@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod answer;
 pub mod classify;
 pub mod image;
 pub mod judge;

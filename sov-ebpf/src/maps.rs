@@ -9,7 +9,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sov_common::{
-    abi::{COUNTERS, Counter, Event, FlowKey, FlowValue, Ledger, ReplyKey, SocketOwner},
+    abi::{Answers, COUNTERS, Counter, Event, FlowKey, FlowValue, Ledger, ReplyKey, SocketOwner},
+    answer::Answer,
     image::{MIN_SLOT_WORDS, Words, header},
     parse::Parsed,
 };
@@ -56,6 +57,14 @@ pub(crate) static SOV_SOCKETS: LruHashMap<u64, SocketOwner, 16384> = LruHashMap:
 #[btf_map]
 pub(crate) static SOV_REPLIES: LruHashMap<ReplyKey, u64, 65536> = LruHashMap::new();
 
+/// Polite refusals sent and left out, and the limit's state.
+#[btf_map]
+pub(crate) static SOV_ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
+
+/// An answer while it is made; the slow path's own.
+#[btf_map]
+pub(crate) static SOV_ANSWER: PerCpuArray<Answer, 1> = PerCpuArray::new();
+
 /// Working memory of the packet hooks: they run with softirqs off, one at a time on a CPU. It keeps
 /// the programs below the 512 bytes of stack, and what is read from it has no history for the verifier.
 #[btf_map]
@@ -65,6 +74,8 @@ pub(crate) struct Scratch {
     pub(crate) parsed: Parsed,
     pub(crate) event: Event,
     pub(crate) clock: Clock,
+    /// Bytes of the frame, where XDP has to ask for them.
+    pub(crate) length: u64,
 }
 
 /// CLOCK_BOOTTIME as it was at the first question of this tick (1 to 10 ms): the tick is a load, the
@@ -111,6 +122,10 @@ pub(crate) static SOV_PASS: Global<i32> = Global::new(-1);
 /// against it by the verifier.
 #[unsafe(no_mangle)]
 static SOV_SLOT_MASK: Global<u32> = Global::new(MIN_SLOT_WORDS - 1);
+/// Nanoseconds that an answer costs: one second through answers per second and CPU; 0 = never answer.
+/// Set at load.
+#[unsafe(no_mangle)]
+pub(crate) static SOV_ANSWER_COST: Global<u64> = Global::new(1_000_000);
 
 /// The live image as it stands at this packet; held until the program returns (RCU).
 #[derive(Clone, Copy)]

@@ -19,6 +19,7 @@ use sov_common::{
 use crate::{
     emit::{self, mapped},
     maps::{SOV_COUNTERS, SOV_PASS, SOV_REPLIES, Scratch},
+    reject,
     skb::Skb,
 };
 
@@ -27,13 +28,33 @@ pub(crate) struct Refusal {
     pub(crate) decision: Decision,
     pub(crate) slot: u8,
     pub(crate) hook: Hook,
+    pub(crate) ethernet: bool,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
 }
 
+/// [`account`] says: turn the packet into an answer. No TC_ACT_* has this number.
+const ANSWER: i32 = 100;
+
 /// The slow path: count, record, act.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn refuse<W: Words + Copy>(
+    ctx: &TcContext,
+    image: W,
+    scratch: *mut Scratch,
+    refusal: &Refusal,
+) -> i32 {
+    let action = account(ctx, image, scratch, refusal);
+    if action != ANSWER {
+        return action;
+    }
+    // One after the other, not one in the other: all frames of the stack must fit into 512 bytes.
+    let egress = matches!(refusal.hook, Hook::TcEgress);
+    reject::answer_skb(ctx, scratch, refusal.ethernet, egress, image.zero())
+}
+
+#[inline(never)]
+fn account<W: Words + Copy>(
     ctx: &TcContext,
     image: W,
     scratch: *mut Scratch,
@@ -42,7 +63,7 @@ pub(crate) fn refuse<W: Words + Copy>(
     // SAFETY: this CPU's own working memory, three fields of it.
     let (parsed, event, clock) =
         unsafe { (&(*scratch).parsed, &mut (*scratch).event, &mut (*scratch).clock) };
-    let Refusal { decision, slot, hook, packets, bytes } = *refusal;
+    let Refusal { decision, slot, hook, packets, bytes, .. } = *refusal;
     let skb = Skb(ctx);
     let raw = skb.raw();
     let tag = TagEntry::read(&image, slot);
@@ -70,6 +91,10 @@ pub(crate) fn refuse<W: Words + Copy>(
     }
     if matches!(verdict, Verdict::Block) {
         info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
+        let answerable = tag.reject() && decision.reason != Reason::Malformed as u8;
+        if answerable && reject::may_answer(clock.coarse()) {
+            return ANSWER;
+        }
         return TC_ACT_SHOT as i32;
     }
     debug!(ctx, "tag {} verdict would_block reason {}", slot, emit::word(decision.reason));

@@ -74,7 +74,7 @@ pub(crate) fn run<W: Words + Copy>(ctx: &TcContext, image: W, hook: Hook, ethern
         emit::count(slot, decision.reason, Verdict::Allow, packets, bytes);
         return SOV_PASS.load();
     }
-    let refusal = Refusal { decision, slot, hook, packets, bytes };
+    let refusal = Refusal { decision, slot, hook, ethernet, packets, bytes };
     refuse(ctx, image, scratch, &refusal)
 }
 

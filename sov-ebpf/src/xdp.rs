@@ -20,27 +20,33 @@ use sov_common::{
     judge::judge,
     parse::{Frame, Packet, Parsed, parse},
     tags::{Origin, tag_of},
-    verdict::Verdict,
+    verdict::{Reason, Verdict},
 };
 
 use crate::{
     emit,
     maps::{Image, SOV_XDP_COUNT, Scratch},
     refuse::{self, Facts, Refusal},
+    reject,
     tc::now,
 };
 
 /// A frame in the driver's memory, in one piece or several (xdp.frags, kernel 5.18).
 pub(crate) struct XdpFrame<'a> {
     pub(crate) ctx: &'a XdpContext,
-    length: u32,
+    /// Read from there each time: what the verifier learns of it in one place, it forgets in the next,
+    /// and needs half the steps.
+    length: *const u64,
 }
 
 impl<'a> XdpFrame<'a> {
     #[inline(always)]
-    pub(crate) fn new(ctx: &'a XdpContext) -> Self {
-        // SAFETY: the context of an XDP program is an xdp_md.
-        let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
+    pub(crate) fn new(ctx: &'a XdpContext, scratch: *mut Scratch) -> Self {
+        // SAFETY: the context of an XDP program is an xdp_md; the scratch is this CPU's own.
+        let length = unsafe {
+            (*scratch).length = bpf_xdp_get_buff_len(ctx.ctx);
+            &raw const (*scratch).length
+        };
         Self { ctx, length }
     }
 
@@ -74,7 +80,8 @@ impl<'a> XdpFrame<'a> {
 impl Packet for XdpFrame<'_> {
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.length
+        // SAFETY: a live field of the scratch.
+        unsafe { self.length.read_volatile() as u32 }
     }
 
     #[inline(always)]
@@ -169,10 +176,10 @@ pub(crate) fn run<W: Words + Copy>(ctx: &XdpContext, image: W) -> u32 {
     let Some(scratch) = Scratch::mine() else { return xdp_action::XDP_DROP };
     // SAFETY: this CPU's own working memory, see its definition.
     let parsed = unsafe { &mut (*scratch).parsed };
-    let packet = XdpFrame::new(ctx);
+    let packet = XdpFrame::new(ctx, scratch);
     let frame = Frame { ethernet: true, protocol: 0, gso: false };
     parse(&packet, &frame, image.zero(), parsed);
-    let bytes = packet.length.saturating_sub(14) as u64;
+    let bytes = packet.len().saturating_sub(14) as u64;
     let origin = XdpOrigin { interface: packet.raw().ingress_ifindex, parsed };
     let Some(slot) = tag_of(&image, &origin) else {
         emit::count_in(&SOV_XDP_COUNT, UNTAGGED, 0, Verdict::Allow, 1, bytes);
@@ -184,13 +191,20 @@ pub(crate) fn run<W: Words + Copy>(ctx: &XdpContext, image: W) -> u32 {
         emit::count_in(&SOV_XDP_COUNT, slot, decision.reason, Verdict::Allow, 1, bytes);
         return xdp_action::XDP_PASS;
     }
-    let refusal = Refusal { decision, slot, hook: Hook::Xdp, packets: 1, bytes };
-    refuse_frame(ctx, image, scratch, &refusal)
+    let refusal = Refusal { decision, slot, hook: Hook::Xdp, ethernet: true, packets: 1, bytes };
+    let action = account(ctx, image, scratch, &refusal);
+    if action != ANSWER {
+        return action;
+    }
+    reject::answer_frame(ctx, scratch, image.zero())
 }
 
-/// The slow path: count, record, act.
+/// [`account`] says: turn the frame into an answer. No XDP_* has this number.
+const ANSWER: u32 = 100;
+
+/// The slow path: count and record, and what is to be done.
 #[inline(never)]
-fn refuse_frame<W: Words + Copy>(
+fn account<W: Words + Copy>(
     ctx: &XdpContext,
     image: W,
     scratch: *mut Scratch,
@@ -202,11 +216,11 @@ fn refuse_frame<W: Words + Copy>(
     let Refusal { decision, slot, packets, bytes, .. } = *refusal;
     let tag = TagEntry::read(&image, slot);
     if refuse::passes_as_reply(tag, parsed, decision.reason) {
-        let reason = sov_common::verdict::Reason::Reply as u8;
+        let reason = Reason::Reply as u8;
         emit::count_in(&SOV_XDP_COUNT, slot, reason, Verdict::Allow, packets, bytes);
         return xdp_action::XDP_PASS;
     }
-    let packet = XdpFrame::new(ctx);
+    let packet = XdpFrame::new(ctx, scratch);
     let verdict = decision.verdict(tag.enforce());
     let interface = packet.raw().ingress_ifindex;
     refuse::identify(event, parsed, refusal, verdict, interface);
@@ -218,6 +232,10 @@ fn refuse_frame<W: Words + Copy>(
     }
     if matches!(verdict, Verdict::Block) {
         info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
+        let answerable = tag.reject() && decision.reason != Reason::Malformed as u8;
+        if answerable && reject::may_answer(clock.coarse()) {
+            return ANSWER;
+        }
         return xdp_action::XDP_DROP;
     }
     debug!(ctx, "tag {} verdict would_block reason {}", slot, emit::word(decision.reason));

@@ -122,8 +122,13 @@ impl Rig {
             "built with SOV_EBPF_OBJECT: the measuring programs need the compiler of `cargo xtask setup`"
         );
         let host = Host::new().expect("a bpffs");
-        let options =
-            Options { pins: host.pin_dir(), pass_is_final: false, tc: Tc::Tcx, log: None };
+        let options = Options {
+            pins: host.pin_dir(),
+            pass_is_final: false,
+            reject_rate: 1000,
+            tc: Tc::Tcx,
+            log: None,
+        };
         let mut datapath = Datapath::load(&options).expect("the product's programs load");
         let events = datapath.take_events().expect("the event ring");
         let (ebpf, runner) = measuring(&datapath);

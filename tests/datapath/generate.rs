@@ -112,8 +112,9 @@ fn tag(text: &mut String, i: usize, tier: Tier) -> (String, u32, Tier) {
     let (name, mark) = (format!("tag{i}"), 0x11 * (i as u32 + 1));
     let _ = writeln!(
         text,
-        "[[tag]]\nname = \"{name}\"\ntier = \"{}\"\nrank = 1\nselect = [ {{ mark = \"{mark:#x}/0xff\" }} ]\n",
-        tier.name
+        "[[tag]]\nname = \"{name}\"\ntier = \"{}\"\nrank = 1\nselect = [ {{ mark = \"{mark:#x}/0xff\" }}, {{ dscp = {} }} ]\n",
+        tier.name,
+        mark & 0xf
     );
     (name, mark, tier)
 }

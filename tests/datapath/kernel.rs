@@ -1,6 +1,9 @@
 //! The real programs, loaded by the product's own loader into a bpffs of the test's own.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use sov_agent::{
     datapath::{Datapath, Options, Pins, Tc},
@@ -18,6 +21,8 @@ use sov_tests::{
 /// TC_ACT_SHOT, and what the programs return for "go on": TC_ACT_UNSPEC.
 const SHOT: u32 = 2;
 const NEXT: u32 = u32::MAX;
+/// TC_ACT_REDIRECT: a reset or an ICMP error takes the packet's place.
+const REDIRECT: u32 = 7;
 
 /// Tag slots that the tests look at, from 0, and their counters: reading all takes milliseconds.
 const SLOTS: u8 = 4;
@@ -27,10 +32,50 @@ pub(crate) struct Kernel {
     datapath: RefCell<Datapath>,
     egress: RefCell<Arc<Program>>,
     ingress: RefCell<Arc<Program>>,
+    /// The XDP program is asked instead of the one at tc egress.
+    gateway: Option<Gateway>,
     counters: PerCpuArray,
     ledger: PerCpuArray,
     /// Unmounts the pins last.
     _host: Host,
+}
+
+/// The XDP program. It sees no marks: the low four bits of a mark become the DSCP.
+struct Gateway {
+    program: RefCell<Arc<Program>>,
+    /// Frames asked; every other one lies in two pieces, where the kernel can make such.
+    asked: Cell<usize>,
+    pieces: bool,
+}
+
+/// XDP_DROP, XDP_PASS, XDP_TX.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+impl Gateway {
+    fn passes(&self, frame: &[u8], mark: u32) -> Option<bool> {
+        let mut frame = frame.to_vec();
+        let dscp = (mark & 0xf) as u8;
+        match frame.get(12..14) {
+            Some([0x08, 0x00]) if frame.len() > 15 => frame[15] = dscp << 2 | frame[15] & 3,
+            Some([0x86, 0xdd]) if frame.len() > 15 => {
+                frame[14] = frame[14] & 0xf0 | dscp >> 2;
+                frame[15] = dscp << 6 | frame[15] & 0x3f;
+            }
+            _ => {}
+        }
+        let asked = self.asked.replace(self.asked.get() + 1);
+        // From "not even the ethertype" to "all but the ports".
+        let linear = (self.pieces && asked % 2 == 1).then(|| 14 + asked / 2 % 48);
+        match self.program.borrow().run_xdp(&frame, linear.filter(|l| *l < frame.len())) {
+            Ok(XDP_DROP | XDP_TX) => Some(false),
+            Ok(XDP_PASS) => Some(true),
+            Ok(other) => panic!("the program returned {other}"),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => None,
+            Err(e) => panic!("test run of a frame of {} bytes: {e}", frame.len()),
+        }
+    }
 }
 
 /// (tag slot, reason, verdict, packets)
@@ -39,8 +84,13 @@ pub(crate) type Moved = (u8, Reason, Verdict, u64);
 impl Kernel {
     pub(crate) fn load() -> Self {
         let host = Host::new().expect("a bpffs");
-        let options =
-            Options { pins: host.pin_dir(), pass_is_final: false, tc: Tc::Tcx, log: None };
+        let options = Options {
+            pins: host.pin_dir(),
+            pass_is_final: false,
+            reject_rate: 1000,
+            tc: Tc::Tcx,
+            log: None,
+        };
         let mut datapath = Datapath::load(&options).expect("the programs load");
         let egress = RefCell::new(program(&mut datapath, "sov_egress"));
         let ingress = RefCell::new(program(&mut datapath, "sov_ingress"));
@@ -51,10 +101,25 @@ impl Kernel {
             datapath: RefCell::new(datapath),
             egress,
             ingress,
+            gateway: None,
             counters: counters.expect("the counters are pinned"),
             ledger: ledger.expect("the ledger is pinned"),
             _host: host,
         }
+    }
+
+    /// The same with the XDP program in the place of the one at tc egress, and with its counters.
+    pub(crate) fn load_gateway() -> Self {
+        let mut kernel = Self::load();
+        let program = program(&mut kernel.datapath.borrow_mut(), "sov_xdp");
+        let pieces = program.run_xdp(&[0; 64], Some(20)).is_ok();
+        eprintln!("frames in pieces: {pieces}");
+        kernel.gateway =
+            Some(Gateway { program: RefCell::new(program), asked: Cell::new(0), pieces });
+        let maps = Pins::new(&kernel._host.pin_dir()).path().join("maps");
+        let counters = PerCpuArray::open(&maps.join("SOV_XDP_COUNT"), size_of::<Counter>(), READ);
+        kernel.counters = counters.expect("the counters are pinned");
+        kernel
     }
 
     /// Makes the image live; returns its words as the kernel sees them.
@@ -67,6 +132,9 @@ impl Kernel {
             // A larger slot has programs of its own.
             *self.egress.borrow_mut() = program(&mut datapath, "sov_egress");
             *self.ingress.borrow_mut() = program(&mut datapath, "sov_ingress");
+            if let Some(gateway) = &self.gateway {
+                *gateway.program.borrow_mut() = program(&mut datapath, "sov_xdp");
+            }
         }
         words
     }
@@ -78,7 +146,10 @@ impl Kernel {
 
     /// `None` where the kernel itself builds no packet of the frame (its IP header is cut off).
     pub(crate) fn try_passes(&self, frame: &[u8], mark: u32) -> Option<bool> {
-        answer(&self.egress.borrow(), frame, mark)
+        match &self.gateway {
+            Some(gateway) => gateway.passes(frame, mark),
+            None => answer(&self.egress.borrow(), frame, mark),
+        }
     }
 
     /// The same for the program at the ingress of a workload's interface.
@@ -136,7 +207,8 @@ fn program(datapath: &mut Datapath, name: &'static str) -> Arc<Program> {
 
 fn answer(program: &Program, frame: &[u8], mark: u32) -> Option<bool> {
     match program.run(frame, &SkBuff::with_mark(mark)) {
-        Ok(SHOT) => Some(false),
+        // Answered is blocked: the packet itself goes nowhere.
+        Ok(SHOT | REDIRECT) => Some(false),
         Ok(NEXT) => Some(true),
         Ok(other) => panic!("the program returned {other}"),
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => None,

@@ -183,3 +183,44 @@ fn a_hundred_thousand_prefixes_agree() {
     eprintln!("{tally:?}");
     assert!(tally.packets > 1_000_000, "{tally:?}");
 }
+
+/// The XDP program gives the same answers, whole frames and frames in pieces.
+#[test]
+fn at_xdp_ten_random_policies_agree() {
+    let test = "at_xdp_ten_random_policies_agree";
+    let kernel = sov_tests::privilege::allowed(test).then(Kernel::load_gateway);
+    let tally = worlds::random_policies(kernel.as_ref(), 10, 6_000);
+    eprintln!("{tally:?}");
+    assert!(tally.packets > 100_000, "{tally:?}");
+}
+
+/// The parser's table at XDP. There is no mark there: everything has the tag.
+#[test]
+fn at_xdp_parser_rules() {
+    require_root!();
+    let kernel = Kernel::load_gateway();
+    let text =
+        rules::POLICY.replace("response = \"drop\"", "response = \"drop\"\nuntagged = \"marked\"");
+    assert_ne!(text, rules::POLICY);
+    kernel.publish(&worlds::compile_small(&text), 1);
+    let mut wrong = vec![];
+    let rows = rules::rows();
+    for round in 0..96 {
+        // Every other frame lies in pieces: an odd number of questions a round makes each row both.
+        if rows.len() % 2 == 0 {
+            kernel.passes(&rows[0].1, 0);
+        }
+        for (description, frame, allow, reason) in &rows {
+            let (allow, reason) = (*allow, *reason);
+            let verdict = if allow { Verdict::Allow } else { Verdict::Block };
+            let before = if round < 2 { kernel.counters() } else { vec![] };
+            let passed = kernel.try_passes(frame, 0);
+            if passed != Some(allow) {
+                wrong.push(format!("{description}: {passed:?}, expected {verdict:?} {reason:?}"));
+            } else if round < 2 && kernel.moved(&before) != [(0, reason, verdict, 1)] {
+                wrong.push(format!("{description}: {:?}, {reason:?}", kernel.moved(&before)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} rows differ:\n{}", wrong.len(), wrong.join("\n"));
+}

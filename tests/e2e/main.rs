@@ -11,6 +11,7 @@ mod japan;
 mod modes;
 mod ocsf;
 mod records;
+mod reject;
 mod restarts;
 mod wire;
 

@@ -102,6 +102,33 @@ impl Program {
         self.run_repeated(frame, ctx, 1).map(|(code, _)| code)
     }
 
+    /// Runs an XDP program on one frame whose first piece has `linear` bytes, the rest being fragments
+    /// (kernel 6.18; EINVAL before); `None` = one piece.
+    pub fn run_xdp(&self, frame: &[u8], linear: Option<usize>) -> io::Result<u32> {
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, linear.unwrap_or(frame.len()) as u32, 0, 0, 0, 0];
+        let mut attr = TestRunAttr {
+            prog_fd: self.0.as_raw_fd() as u32,
+            retval: 0,
+            data_size_in: frame.len() as u32,
+            data_size_out: 0,
+            data_in: frame.as_ptr() as u64,
+            data_out: 0,
+            repeat: 1,
+            duration: 0,
+            ctx_size_in: if linear.is_some() { size_of_val(&context) as u32 } else { 0 },
+            ctx_size_out: 0,
+            ctx_in: if linear.is_some() { context.as_ptr() as u64 } else { 0 },
+            ctx_out: 0,
+            flags: 0,
+            cpu: 0,
+            batch_size: 0,
+            pad: 0,
+        };
+        bpf(PROG_TEST_RUN, &mut attr)?;
+        Ok(attr.retval)
+    }
+
     /// Runs it `repeat` times; (return code, mean nanoseconds per run).
     pub fn run_repeated(&self, frame: &[u8], ctx: &SkBuff, repeat: u32) -> io::Result<(u32, u32)> {
         let mut attr = TestRunAttr {
@@ -125,6 +152,52 @@ impl Program {
         bpf(PROG_TEST_RUN, &mut attr)?;
         Ok((attr.retval, attr.duration))
     }
+}
+
+/// Puts an XDP program that passes everything on an interface of the calling thread's namespace, native,
+/// until the returned link is dropped.
+pub fn pass_xdp(ifindex: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        code: u64,
+        license: u64,
+        log: [u32; 4],
+        kernel: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct Create {
+        program: u32,
+        target: u32,
+        attach: u32,
+        flags: u32,
+    }
+    const PROG_LOAD: libc::c_int = 5;
+    const LINK_CREATE: libc::c_int = 28;
+    const TYPE_XDP: u32 = 6;
+    const HAS_FRAGS: u32 = 1 << 5;
+    const ATTACH_XDP: u32 = 37;
+    const NATIVE: u32 = 1 << 2;
+    // r0 = XDP_PASS; exit
+    let code: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+    let mut load = Load {
+        kind: TYPE_XDP,
+        count: 2,
+        code: code.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log: [0; 4],
+        kernel: 0,
+        flags: HAS_FRAGS,
+    };
+    let program = bpf(PROG_LOAD, &mut load)? as u32;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    let _program = unsafe { OwnedFd::from_raw_fd(program as i32) };
+    let mut create = Create { program, target: ifindex, attach: ATTACH_XDP, flags: NATIVE };
+    let link = bpf(LINK_CREATE, &mut create)?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(link as i32) })
 }
 
 /// A per-CPU array map, or its first entries, read in one go.

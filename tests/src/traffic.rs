@@ -40,6 +40,8 @@ pub enum Action {
     UdpSegments { to: IpAddr, port: u16 },
     /// Opens a connection, then sends one line for every line on the child's stdin.
     TcpHold { to: IpAddr, port: u16 },
+    /// One datagram on a connected socket, then waits for the answer to it or for its refusal.
+    UdpAsk { to: IpAddr, port: u16, payload: usize, timeout_ms: u64 },
     /// `count` datagrams to each destination, interleaved, each in a call of its own.
     Udp { to: Vec<IpAddr>, port: u16, count: u32, payload: usize, connected: bool },
     /// One echo request, waits for the reply.

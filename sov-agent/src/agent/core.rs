@@ -119,6 +119,7 @@ impl Core {
         let mut datapath = Datapath::load(&Options {
             pins: config.paths.pins.clone(),
             pass_is_final: config.pass_is_final,
+            reject_rate: config.reject_rate,
             tc: config.tc,
             log: config.kernel_log,
         })?;

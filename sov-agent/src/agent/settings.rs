@@ -18,6 +18,8 @@ pub struct Settings {
     /// `address:port` or `off`.
     pub metrics: Option<String>,
     pub pass_is_final: bool,
+    /// Resets and ICMP errors a second, on each CPU, for tags with `response = "reject"`; 0 = none.
+    pub reject_rate: Option<u32>,
     /// `auto`, `tcx` or `clsact`.
     pub tc: Option<String>,
 }

@@ -6,7 +6,7 @@ use super::{core::Core, recorder};
 use crate::{
     cli::inputs,
     control::status::{
-        Agent, Cgroup, Counter, Dataset, FlowTable, Interface, Link, Policy, Status, Tag,
+        Agent, Cgroup, Counter, Dataset, FlowTable, Interface, Link, Policy, Rejects, Status, Tag,
     },
     datapath::{CounterRow, DatapathError},
     flowlog::record::{Host, Mode, Response},
@@ -29,6 +29,7 @@ impl Core {
         };
         let counters = self.datapath.counters()?.into_iter().map(named).collect();
         let xdp_counters = self.datapath.xdp_counters()?.into_iter().map(named).collect();
+        let answers = self.datapath.answers()?;
         Ok(Status {
             agent: Agent {
                 pid: std::process::id(),
@@ -80,6 +81,11 @@ impl Core {
             ledger: recorder::ledger(&self.datapath)?,
             counters,
             xdp_counters,
+            rejects: Rejects {
+                sent: answers.sent,
+                suppressed: answers.suppressed,
+                failed: answers.failed,
+            },
             flow_table: FlowTable {
                 entries: self.recorder.flow_entries() as u64,
                 capacity: recorder::FLOWS as u64,

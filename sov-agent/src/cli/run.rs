@@ -60,6 +60,9 @@ pub struct Args {
     metrics: Option<String>,
 }
 
+/// Answers a second and CPU: more than people and their programs need, less than a flood.
+const REJECT_RATE: u32 = 1000;
+
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum TcArg {
     Auto,
@@ -92,6 +95,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             args.interfaces.clone()
         },
         xdp: if args.xdp.is_empty() { file.xdp } else { args.xdp.clone() },
+        reject_rate: file.reject_rate.unwrap_or(REJECT_RATE),
         pass_is_final: args.pass_is_final || file.pass_is_final,
         tc: match tc {
             TcArg::Auto => Tc::detect(),

@@ -20,7 +20,7 @@ use crate::{
     agent::Paths,
     control::{
         client::{self, ClientError},
-        status::{Counter, Link, Status},
+        status::{Counter, Link, Rejects, Status},
     },
     flowlog::record::Mode,
 };
@@ -186,6 +186,16 @@ fn print(out: &mut Output, status: &Status) -> io::Result<()> {
             ledger.blocked, ledger.recorded, ledger.aggregated, ledger.suppressed, ledger.lost
         ),
     );
+    let rejects = &status.rejects;
+    if *rejects != Rejects::default() {
+        fact(
+            "rejects",
+            format!(
+                "{} sent, {} kept back by the rate limit, {} failed",
+                rejects.sent, rejects.suppressed, rejects.failed
+            ),
+        );
+    }
     fact("flow table", format!("{} of {} entries", flow_table.entries, flow_table.capacity));
     let mut text = format!(
         "{}: {} segments, {}, next record {}, {} lost",

@@ -23,6 +23,9 @@ pub struct Status {
     /// The same for packets that XDP judged; those that it passed may be in `counters` again.
     #[serde(default)]
     pub xdp_counters: Vec<Counter>,
+    /// Polite refusals of tags with `response = "reject"`.
+    #[serde(default)]
+    pub rejects: Rejects,
     pub flow_table: FlowTable,
     pub journal: JournalState,
     /// What an operator should look at, in words.
@@ -115,6 +118,16 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// Resets and ICMP errors. Socket calls refused with EPERM are not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejects {
+    pub sent: u64,
+    /// Blocked packets that got no answer because the limit was reached.
+    pub suppressed: u64,
+    /// The packet could not be turned into an answer.
+    pub failed: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowTable {
     pub entries: u64,
@@ -205,6 +218,7 @@ pub(crate) mod samples {
                 packets: 3,
                 bytes: 180,
             }],
+            rejects: Rejects { sent: 8, suppressed: 2, failed: 0 },
             flow_table: FlowTable { entries: 7, capacity: 65_536 },
             journal: JournalState {
                 dir: "/var/lib/sov/flows".into(),

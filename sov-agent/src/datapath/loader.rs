@@ -13,7 +13,7 @@ use aya::{
     programs::Program,
 };
 use sov_common::{
-    abi::{ABI_VERSION, FlowKey, FlowValue, Ledger},
+    abi::{ABI_VERSION, Answers, FlowKey, FlowValue, Ledger},
     image::{MIN_SLOT_WORDS, slot_words},
 };
 
@@ -25,12 +25,13 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
 
 /// The maps that outlive the agent, besides that of the image.
-const MAPS: [&str; 7] = [
+const MAPS: [&str; 8] = [
     "SOV_FLOWS",
     "SOV_EVENTS",
     "SOV_COUNTERS",
     "SOV_XDP_COUNT",
     "SOV_LEDGER",
+    "SOV_ANSWERS",
     "SOV_SOCKETS",
     "SOV_REPLIES",
 ];
@@ -57,6 +58,8 @@ pub struct Options {
     /// Packets that pass are final (TC_ACT_OK) and no later program sees them; otherwise the next
     /// program is asked (TCX_NEXT).
     pub pass_is_final: bool,
+    /// Resets and ICMP errors a second, on each CPU, for tags with `response = "reject"`; 0 = none.
+    pub reject_rate: u32,
     /// tcx where the kernel has it.
     pub tc: Tc,
     /// Level of the kernel-side log; `None` = off, removed by the verifier.
@@ -355,6 +358,11 @@ impl Datapath {
         stats::ledger(&self.ebpf)
     }
 
+    /// Polite refusals since the maps were made.
+    pub fn answers(&self) -> Result<Answers, DatapathError> {
+        stats::answers(&self.ebpf)
+    }
+
     pub fn flows(&self) -> Result<Vec<FlowEntry>, DatapathError> {
         stats::flows(&self.ebpf)
     }
@@ -389,11 +397,13 @@ fn open(options: &Options, pins: &Pins, image: &Path, slot: u32) -> Result<Ebpf,
     let pass: i32 = if options.pass_is_final { 0 } else { -1 };
     let level = options.log.map_or(0u8, |level| level as u8);
     let mask = slot - 1;
+    let cost: u64 = 1_000_000_000u64.checked_div(options.reject_rate.into()).unwrap_or(0);
     let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
     let mut loader = EbpfLoader::new();
     loader
         .override_global("SOV_PASS", &pass, true)
         .override_global("SOV_SLOT_MASK", &mask, true)
+        .override_global("SOV_ANSWER_COST", &cost, true)
         .override_global(aya_log::LEVEL, &level, false)
         .verifier_log_level(VerifierLogLevel::STATS)
         .map_pin_path(IMAGE, image);

@@ -5,7 +5,7 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray},
 };
 use sov_common::{
-    abi::{COUNTERS, Counter, FlowKey, FlowValue, Ledger, MAX_TAGS},
+    abi::{Answers, COUNTERS, Counter, FlowKey, FlowValue, Ledger, MAX_TAGS},
     verdict::{Reason, Verdict},
 };
 
@@ -77,6 +77,20 @@ pub(super) fn ledger(ebpf: &Ebpf) -> Result<Ledger, DatapathError> {
         sum.suppressed += cpu.suppressed;
         sum.lost += cpu.lost;
         sum.table_full += cpu.table_full;
+    }
+    Ok(sum)
+}
+
+/// Polite refusals, summed over all CPUs; the limit's state stays zero.
+pub(super) fn answers(ebpf: &Ebpf) -> Result<Answers, DatapathError> {
+    const MAP: &str = "SOV_ANSWERS";
+    let map = ebpf.map(MAP).ok_or(DatapathError::NoMap { map: MAP })?;
+    let map = PerCpuArray::<_, Answers>::try_from(map).map_err(map_error(MAP))?;
+    let mut sum = Answers::default();
+    for cpu in map.get(&0, 0).map_err(map_error(MAP))?.iter() {
+        sum.sent += cpu.sent;
+        sum.suppressed += cpu.suppressed;
+        sum.failed += cpu.failed;
     }
     Ok(sum)
 }

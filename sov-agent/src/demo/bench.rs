@@ -57,8 +57,13 @@ pub fn measure(pins: &Path, text: &str) -> anyhow::Result<[Cost; 2]> {
     let parsed = policy::parse(Source::new("demo", text));
     let compiled = policy::compile(&parsed, &data, &Environment::default(), inputs::now())
         .map_err(|findings| anyhow::anyhow!("the policy has {} findings", findings.len()))?;
-    let options =
-        Options { pins: pins.to_owned(), pass_is_final: false, tc: Tc::detect(), log: None };
+    let options = Options {
+        pins: pins.to_owned(),
+        pass_is_final: false,
+        reject_rate: 1000,
+        tc: Tc::detect(),
+        log: None,
+    };
     let mut datapath = Datapath::load(&options)?;
     // The time since the epoch matters to rules that expire alone, and there are none.
     datapath.publish(&compiled.image.live(1, 0))?;

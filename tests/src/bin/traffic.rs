@@ -29,6 +29,9 @@ fn main() -> io::Result<()> {
         Action::Tcp { to, port, timeout_ms } => tcp(&task, (*to, *port).into(), *timeout_ms)?,
         Action::TcpBulk { to, port, bytes } => tcp_bulk(&task, (*to, *port).into(), *bytes)?,
         Action::UdpSegments { to, port } => udp_segments(&task, (*to, *port).into())?,
+        Action::UdpAsk { to, port, payload, timeout_ms } => {
+            udp_ask(&task, (*to, *port).into(), *payload, *timeout_ms)?
+        }
         Action::TcpHold { to, port } => return tcp_hold(&task, (*to, *port).into()),
         Action::Udp { to, port, count, payload, connected } => {
             udp(&task, to, *port, *count, *payload, *connected)?
@@ -210,6 +213,17 @@ fn udp_segments(task: &Task, to: SocketAddr) -> io::Result<Outcome> {
     let start = Instant::now();
     let bytes = vec![0x5a; SEGMENT as usize * 20];
     let result = connect(&fd, to).and_then(|()| send(&fd, &bytes));
+    Ok(outcome(result, start))
+}
+
+fn udp_ask(task: &Task, to: SocketAddr, payload: usize, timeout_ms: u64) -> io::Result<Outcome> {
+    let fd = open(task, to.ip(), libc::SOCK_DGRAM, 0)?;
+    limit(&fd, timeout_ms)?;
+    ready()?;
+    let start = Instant::now();
+    let bytes = vec![0x5a; payload];
+    let asked = connect(&fd, to).and_then(|()| send(&fd, &bytes));
+    let result = asked.and_then(|()| receive(&fd, &mut [0; 64]).map(drop));
     Ok(outcome(result, start))
 }
 
