@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod dataset;
 pub mod embedded;
+pub mod inside;
 pub mod load;
 pub mod mmdb;
 pub mod model;

@@ -139,7 +139,7 @@ impl<'a> Judge<'a> {
             owner: rule.and_then(|rule| rule.owner.as_deref()),
             ticket: rule.and_then(|rule| rule.ticket.as_deref()),
             class: decision.class,
-            facts: Facts::of(self.data, to.address),
+            facts: Facts::of(self.data, &self.compiled.meta.nat64, to.address),
         };
         (answer, reason)
     }

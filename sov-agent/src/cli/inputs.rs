@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use ipnet::Ipv6Net;
 
 use super::{Global, logging, output};
 use crate::{
@@ -59,6 +60,19 @@ pub fn read_data(dir: Option<&Path>, now: u64) -> anyhow::Result<Dataset> {
         Some(dir) => Dataset::load(dir, now, None).context("the data folder was not used"),
         None => Ok(Dataset::embedded()?),
     }
+}
+
+/// The NAT64 prefixes that a policy file names. A file with errors has none that count.
+pub fn read_nat64(path: &Path, global: &Global) -> anyhow::Result<Vec<Ipv6Net>> {
+    let parsed = policy::parse(read_policy(Some(path), None)?);
+    let errors: Vec<_> = parsed.findings.iter().filter(|finding| finding.is_error()).collect();
+    if errors.is_empty() {
+        return Ok(parsed.policy.nat64.iter().map(|prefix| prefix.value).collect());
+    }
+    for finding in errors.iter().take(MAX_DIAGNOSTICS) {
+        logging::plain(&finding.render(&parsed.source, output::use_color(global.color)));
+    }
+    bail!("the policy {} has {} errors", parsed.source.name, errors.len())
 }
 
 /// Compiles for a verb that only wants the result: diagnostics go to stderr, errors end the verb.

@@ -4,21 +4,23 @@
 
 use std::{
     io::{self, BufRead, BufReader, IsTerminal as _, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
+use ipnet::Ipv6Net;
 use serde::Serialize;
 
 use super::{
-    Global, OK, USAGE, logging,
+    Global, OK, USAGE, inputs, logging,
     output::{Cell, Output, Paint, Table},
 };
 use crate::data::{
     dataset::Dataset,
+    inside::Inside,
     model::{Control, Location},
 };
 
@@ -41,6 +43,9 @@ pub struct Args {
     /// Folder with MMDB files, prefix lists and operators.csv over the embedded data
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// A policy whose NAT64 prefixes are unwrapped, as its node does
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 }
 
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
@@ -53,7 +58,11 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     for source in data.sources().iter().filter(|source| source.expires.is_some_and(|e| e < now)) {
         log::warn!("{} has expired; give newer data with --data", source.id);
     }
-    let mut answers = Answers::new(&data, Output::new(global));
+    let nat64 = match &args.policy {
+        Some(path) => inputs::read_nat64(path, global)?,
+        None => Vec::new(),
+    };
+    let mut answers = Answers::new(&data, &nat64, Output::new(global));
     for argument in &args.addresses {
         if argument == "-" {
             answers.stdin()?;
@@ -102,11 +111,9 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    pub fn of(data: &'a Dataset, address: IpAddr) -> Self {
-        let inside = match address {
-            IpAddr::V6(address) => Embedding::of(address),
-            IpAddr::V4(_) => None,
-        };
+    /// `nat64` are the NAT64 prefixes that a policy names, if there is one.
+    pub fn of(data: &'a Dataset, nat64: &[Ipv6Net], address: IpAddr) -> Self {
+        let inside = Inside::of(address, nat64);
         let judged = inside.map_or(address, |inside| inside.address.into());
         let found = data.lookup(judged);
         let attributes = found.attributes;
@@ -169,34 +176,10 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// An IPv4 address inside an IPv6 address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Embedding {
-    kind: &'static str,
-    address: Ipv4Addr,
-    server: Option<Ipv4Addr>,
-}
-
-impl Embedding {
-    fn of(address: Ipv6Addr) -> Option<Self> {
-        let bits = address.to_bits();
-        // Each keeps the 32 bits that it is about.
-        let at = |shift: u32| Ipv4Addr::from_bits((bits >> shift & 0xffff_ffff) as u32);
-        let (kind, address, server) = match address.segments() {
-            [0, 0, 0, 0, 0, 0xffff, ..] => ("mapped", at(0), None),
-            [0x64, 0xff9b, 0, 0, 0, 0, ..] => ("nat64", at(0), None),
-            [0x2002, ..] => ("6to4", at(80), None),
-            // The client's address is stored inverted.
-            [0x2001, 0, ..] => ("teredo", Ipv4Addr::from_bits(!at(0).to_bits()), Some(at(64))),
-            _ => return None,
-        };
-        Some(Self { kind, address, server })
-    }
-}
-
 /// Writes answers as they come: JSON lines at once, table rows in groups.
 struct Answers<'a> {
     data: &'a Dataset,
+    nat64: &'a [Ipv6Net],
     out: Output,
     rows: Table,
     waiting: usize,
@@ -204,9 +187,9 @@ struct Answers<'a> {
 }
 
 impl<'a> Answers<'a> {
-    fn new(data: &'a Dataset, out: Output) -> Self {
+    fn new(data: &'a Dataset, nat64: &'a [Ipv6Net], out: Output) -> Self {
         let rows = Table::new(&["ADDRESS", "LOCATION", "CONTROL", "OPERATOR", "PREFIX", "ORIGIN"]);
-        Self { data, out, rows, waiting: 0, invalid: false }
+        Self { data, nat64, out, rows, waiting: 0, invalid: false }
     }
 
     /// `line` is where the text stands, 1-based, if it comes from stdin.
@@ -216,7 +199,7 @@ impl<'a> Answers<'a> {
             self.refuse(&format!("{place}`{}` is no address", text.escape_debug()));
             return Ok(());
         };
-        let facts = Facts::of(self.data, address);
+        let facts = Facts::of(self.data, self.nat64, address);
         if self.out.is_json() {
             return self.out.json(&facts);
         }
@@ -300,7 +283,7 @@ mod tests {
     use super::*;
 
     fn json(data: &Dataset, address: &str) -> serde_json::Value {
-        serde_json::to_value(Facts::of(data, address.parse().unwrap())).unwrap()
+        serde_json::to_value(Facts::of(data, &[], address.parse().unwrap())).unwrap()
     }
 
     #[test]

@@ -342,6 +342,7 @@ fn meta(
         data_built: data.built(),
         max_data_age: policy.defaults.max_data_age.value,
         untagged: policy.defaults.untagged.as_ref().map(|name| name.value.clone()),
+        nat64: policy.nat64.iter().map(|prefix| prefix.value).collect(),
     }
 }
 

@@ -32,11 +32,10 @@ pub(super) fn check(parsed: &Parsed, catalog: &Catalog, now: u64) -> Vec<Diagnos
     }
     lint.tags();
     lint.tests();
+    overlap::check(&mut lint.out, &parsed.policy);
     if parsed.findings.iter().any(Diagnostic::is_error) {
         // What could not be read seems to be unused, empty or untested.
         lint.out.retain(Diagnostic::is_error);
-    } else {
-        overlap::check(&mut lint.out, &parsed.policy);
     }
     lint.out
 }

@@ -1,5 +1,6 @@
 //! What the agent must know of a compiled policy: the names behind the numbers. Stored in the image.
 
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
 /// Names and numbers of a compiled policy.
@@ -21,6 +22,9 @@ pub struct PolicyMeta {
     pub max_data_age: u64,
     /// Name of the tag of traffic that no selector matches; `None` = it passes.
     pub untagged: Option<String>,
+    /// The site's own NAT64 prefixes: what is inside is judged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nat64: Vec<Ipv6Net>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -133,6 +133,8 @@ pub struct Tag {
     pub name: Spanned<String>,
     pub tier: Spanned<String>,
     pub rank: Spanned<u8>,
+    /// False: the rank is missing or wrong, and 0 stands in for it.
+    pub has_rank: bool,
     pub mode: Option<Mode>,
     pub response: Option<Response>,
     /// `replies = "allow"`.

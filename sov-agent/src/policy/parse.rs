@@ -431,6 +431,7 @@ fn read_tag(findings: &mut Findings, fields: &Fields<'_, '_>) -> Option<Tag> {
         name: name?,
         // A name that could not be read is reported once, not again by every use of the tag.
         tier: tier.unwrap_or(Spanned::new(String::new(), fields.span.clone())),
+        has_rank: rank.is_some(),
         rank: rank.unwrap_or(Spanned::new(0, fields.span.clone())),
         mode: mode.map(|word| word.value),
         response: response.map(|word| word.value),

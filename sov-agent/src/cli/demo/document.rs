@@ -86,7 +86,7 @@ struct ProbeLine<'a> {
 
 pub(super) fn document<'a>(data: &Dataset, report: &'a Report, good: bool) -> Document<'a> {
     let probes = report.outcomes.iter().map(|Outcome { probe, observed, differences }| {
-        let facts = Facts::of(data, probe.destination);
+        let facts = Facts::of(data, &[], probe.destination);
         let (expected, record) = (probe.expected(), observed.record);
         ProbeLine {
             tag: probe.tag,

@@ -41,7 +41,7 @@ impl Show {
         let mut table =
             Table::new(&["DESTINATION", "LOCATION/CONTROL", "OPERATOR", "IPv4", "IPv6"]);
         for place in &PLACES {
-            let facts = Facts::of(&self.data, place.v4.into());
+            let facts = Facts::of(&self.data, &[], place.v4.into());
             table.row([
                 place.what.into(),
                 format!("{} / {}", facts.location, facts.control).into(),
@@ -89,7 +89,7 @@ impl Show {
     /// What became of a probe: by the agent's record or counter, on the far side, for the application.
     fn probe(&mut self, outcome: &Outcome) -> io::Result<()> {
         let Outcome { probe, observed, differences } = outcome;
-        let facts = Facts::of(&self.data, probe.destination);
+        let facts = Facts::of(&self.data, &[], probe.destination);
         let (verdict, paint) = match observed.record {
             // Nothing judges it; that it passed is what the far side says.
             None if observed.arrived > 0 => ("passed", Paint::Dim),

@@ -1,4 +1,4 @@
-//! Filters that others have attached with `tc`: asked of the kernel by rtnetlink, changes nothing.
+//! Programs of others on the way out: filters that were attached with `tc`, asked of the kernel by rtnetlink, changes nothing.
 //!
 //! Replies are parsed with every length checked: a kernel with other structs yields fewer findings, not a
 //! crash.
@@ -16,6 +16,9 @@ use rustix::net::{
     sockopt::{Timeout, set_socket_timeout},
 };
 
+use super::Finding;
+use crate::flowlog::host;
+
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_GETQDISC: u16 = 38;
@@ -28,9 +31,40 @@ const TCA_KIND: u16 = 1;
 const HEADER: usize = 16;
 const TCMSG: usize = 20;
 
+/// Programs of others on the way out.
+pub(super) fn findings() -> Vec<Finding> {
+    let filters = match egress_filters() {
+        Ok(filters) => filters,
+        Err(e) => {
+            let detail = format!("tc filters cannot be listed: {e}");
+            return vec![Finding::warning("competing", detail, "tc filter show dev IF egress")];
+        }
+    };
+    if filters.is_empty() {
+        return vec![Finding::ok("competing", "no tc filters on egress")];
+    }
+    let name = |index: i32| {
+        let index = u32::try_from(index).unwrap_or(0);
+        host::interface_name(index).unwrap_or_else(|| format!("interface {index}"))
+    };
+    (filters.iter())
+        .map(|(&index, kinds)| {
+            let name = name(index);
+            Finding::warning(
+                "competing",
+                format!(
+                    "{name} has egress filters in tc ({}): through tcx the agent runs before them, through clsact by priority",
+                    kinds.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+                ),
+                format!("check that none of them redirects: tc filter show dev {name} egress"),
+            )
+        })
+        .collect()
+}
+
 /// Egress filters on clsact queues: interface index -> kinds (`bpf`, `u32`, …). One filter may
 /// appear as several objects, so there is no count.
-pub(super) fn egress_filters() -> io::Result<BTreeMap<i32, BTreeSet<String>>> {
+fn egress_filters() -> io::Result<BTreeMap<i32, BTreeSet<String>>> {
     let mut found = BTreeMap::new();
     for (index, kind) in dump(RTM_GETQDISC, 0, 0)? {
         if kind == "clsact" {

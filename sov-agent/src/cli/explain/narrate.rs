@@ -38,8 +38,7 @@ impl Story<'_> {
         let owner = place_of_control(facts);
         match self.reason {
             Some(Reason::Zone) => format!("in {}", self.rule_words()),
-            Some(Reason::Exception) => format!("exception: {}", self.rule_words()),
-            Some(Reason::AllowRule | Reason::DenyRule) => self.rule_words(),
+            Some(Reason::Exception | Reason::AllowRule | Reason::DenyRule) => self.rule_words(),
             Some(Reason::TierMatch) => format!("{place}, {owner}"),
             Some(Reason::ForeignLocation) => place,
             Some(Reason::ForeignControl) => format!("{place}, but {owner}"),

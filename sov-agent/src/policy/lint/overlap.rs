@@ -9,7 +9,9 @@ use super::super::{
 pub(super) fn check(out: &mut Vec<Diagnostic>, policy: &Policy) {
     for (index, tag) in policy.tags.iter().enumerate() {
         repeated(out, tag);
-        for other in policy.tags[index + 1..].iter().filter(|o| o.rank.value == tag.rank.value) {
+        // A rank that could not be read equals none.
+        let equal = |o: &&Tag| o.has_rank && tag.has_rank && o.rank.value == tag.rank.value;
+        for other in policy.tags[index + 1..].iter().filter(equal) {
             pair(out, tag, other);
         }
     }
