@@ -14,7 +14,7 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"SOVI");
 /// Smallest slot for an image, and the kernel's until a larger one is needed: the embedded data with a
 /// plain policy need 1.5 MiB. Kernels that limit a map value to KMALLOC_MAX_SIZE take up to 4 MiB.
 pub const MIN_SLOT_WORDS: u32 = 1 << 19;
-/// Largest slot: 1.65 million scattered prefixes need 16 MiB.
+/// Largest slot: 825,000 prefixes of each family, scattered at random, need 37 MiB.
 pub const MAX_SLOT_WORDS: u32 = 1 << 24;
 
 /// Words of the slot for an image of `words`: a power of two. `None` if there is no slot that large.

@@ -167,3 +167,52 @@ fn the_socket_hooks_refuse_only_what_no_hidden_selector_frees() {
     );
     assert_eq!(early(Mode::Enforce, 6, true, None), (true, true), "its answers pass");
 }
+
+/// `count` random prefixes of each family as intervals: lengths as in routing tables, IPv6 to /64, and one
+/// in twenty finer.
+fn scattered(count: usize) -> ImageSpec {
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let (mut v4, mut v6) = (std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
+    (v4.insert(0, 0), v6.insert(0, 0));
+    for _ in 0..count {
+        let class = (random() % 6) as u16 + 1;
+        let fine = random() % 20 == 0;
+        let length = 12 + random() % 13 + u64::from(fine) * 8;
+        let start = random() as u32 >> (32 - length) << (32 - length);
+        v4.insert(start, class);
+        v4.entry(start.wrapping_add(1 << (32 - length))).or_insert(0);
+        let length = if fine { 65 + random() % 64 } else { 20 + random() % 45 };
+        let bits = u128::from(random()) << 64 | u128::from(random());
+        let start = (bits >> 3 | 1 << 125) >> (128 - length) << (128 - length);
+        v6.insert(start, class);
+        v6.entry(start.wrapping_add(1 << (128 - length))).or_insert(0);
+    }
+    spec(v4.into_iter().collect(), v6.into_iter().collect())
+}
+
+#[test]
+fn images_stay_small() {
+    const MIB: usize = 1 << 20;
+    let bytes = |count| {
+        let image = Image::build(&scattered(count)).unwrap();
+        image.words().len() * 4
+    };
+    let (hundred, million) = (bytes(100_000), bytes(825_000));
+    assert!(hundred <= 6 * MIB, "100,000 + 100,000 prefixes: {hundred} bytes");
+    assert!(million <= 64 * MIB, "1.65 million prefixes: {million} bytes");
+    eprintln!("100,000 + 100,000: {} KiB, 1.65 million: {} KiB", hundred >> 10, million >> 10);
+    // The default policy on the embedded data fits the smallest slot.
+    let data = crate::data::dataset::Dataset::embedded().unwrap();
+    let text = crate::policy::profile(crate::policy::profile::DEFAULT).unwrap();
+    let parsed = crate::policy::parse(crate::policy::Source::new("default", text));
+    let env = crate::policy::Environment::default();
+    let compiled = crate::policy::compile(&parsed, &data, &env, data.built()).unwrap();
+    let embedded = compiled.image.words().len() * 4;
+    assert!(embedded <= MIB + MIB / 2, "embedded data: {embedded} bytes");
+}
