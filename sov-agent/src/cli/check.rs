@@ -71,7 +71,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
                 let errors = findings.iter().filter(|d| d.is_error()).count();
                 let warnings = findings.len() - errors;
                 let head = out.paint(Paint::Red, "not usable").into_owned();
-                let name = diagnostic::visible(&parsed.source.name);
+                let name = crate::text::visible(&parsed.source.name);
                 writeln!(
                     out,
                     "{name}: {head}: {}, {}",
@@ -121,7 +121,7 @@ fn write_summary(
 ) -> anyhow::Result<()> {
     let (meta, spec) = (&compiled.meta, &compiled.spec);
     let head = out.paint(Paint::Green, "usable").into_owned();
-    let name = diagnostic::visible(&parsed.source.name);
+    let name = crate::text::visible(&parsed.source.name);
     writeln!(out, "{name}: {head}, {}", count(compiled.warnings.len(), "warning"))?;
     let tests: usize = tests(parsed);
     writeln!(

@@ -21,6 +21,7 @@ use crate::{
         parse::{closest, values},
         reach::{ANY, Sample},
     },
+    text::visible,
 };
 use sov_common::verdict::Reason;
 
@@ -183,7 +184,7 @@ impl Answers<'_> {
     }
 
     fn refuse(&mut self, message: &str) {
-        logging::error(&policy::diagnostic::visible(message));
+        logging::error(&visible(message));
         self.invalid = true;
     }
 
@@ -207,7 +208,7 @@ impl Answers<'_> {
             policy: &self.judge.parsed.policy,
         };
         let place = text_of(to.address, text);
-        writeln!(self.out, "{verdict}  {place}  {}: {}", answer.reason, story.summary())?;
+        writeln!(self.out, "{verdict}  {place}  {}: {}", answer.reason, visible(&story.summary()))?;
         if !long {
             return Ok(());
         }

@@ -20,7 +20,7 @@ use time::{
 
 use super::{
     FINDING, Global, OK, logging,
-    output::{Output, Paint, clean},
+    output::{Output, Paint},
 };
 use crate::flowlog::{
     journal::reader::{Line, POLL, Reader, Start},
@@ -177,7 +177,7 @@ impl Printer {
         let verdict =
             self.out.paint(paint, &format!("{:11}", record.verdict.as_str())).into_owned();
         let time = self.out.paint(Paint::Dim, &clock(record.time)).into_owned();
-        writeln!(self.out, "{time}  {verdict}  {}", clean(&describe(record)))
+        writeln!(self.out, "{time}  {verdict}  {}", crate::text::visible(&describe(record)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writing to stdout: JSON lines, aligned tables, colour. Owns no data and no wording.
 //!
-//! Text that came from outside (process names, AS names, labels) goes through [`clean`], so that no record
+//! Text that came from outside (process names, AS names, labels) goes through [`visible`], so that no record
 //! can move a terminal's cursor or forge a line.
 
 use std::{
@@ -12,6 +12,7 @@ use std::{
 use serde::Serialize;
 
 use super::{Color, Format, Global};
+use crate::text::visible;
 
 /// Buffered, locked stdout. Call [`Output::finish`] at the end: dropping swallows errors.
 pub struct Output {
@@ -143,7 +144,7 @@ impl Table {
             widths[column] = name.chars().count();
         }
         let rows: Vec<Vec<(Cow<'_, str>, Option<Paint>)>> = (self.rows.iter())
-            .map(|row| row.iter().map(|cell| (clean(&cell.text), cell.paint)).collect())
+            .map(|row| row.iter().map(|cell| (visible(&cell.text), cell.paint)).collect())
             .collect();
         for row in &rows {
             for (column, (text, _)) in row.iter().enumerate() {
@@ -181,22 +182,6 @@ impl Table {
         }
         Ok(())
     }
-}
-
-/// `text` with control characters (and the bidirectional overrides) escaped: safe to print.
-pub fn clean(text: &str) -> Cow<'_, str> {
-    let bad = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(bad) {
-        return Cow::Borrowed(text);
-    }
-    let mut cleaned = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if bad(c) { cleaned.extend(c.escape_default()) } else { cleaned.push(c) }
-    }
-    Cow::Owned(cleaned)
 }
 
 /// Whether to colour stdout.
@@ -239,11 +224,5 @@ mod tests {
         table.row([Cell::painted(Paint::Red, "block"), "a".into()]);
         table.row(["would_block".into(), "b".into()]);
         assert_eq!(rendered(&table, true), "\x1b[31mblock\x1b[0m        a\nwould_block  b\n");
-    }
-
-    #[test]
-    fn outside_text_cannot_drive_the_terminal() {
-        assert_eq!(clean("a\x1b[2Jb\nc\u{202e}d"), "a\\u{1b}[2Jb\\nc\\u{202e}d");
-        assert!(matches!(clean("さくら"), Cow::Borrowed(_)));
     }
 }

@@ -14,7 +14,7 @@ use sov_common::abi::ABI_VERSION;
 
 use super::{
     FINDING, Global, OK,
-    output::{Cell, Output, Paint, Table, clean},
+    output::{Cell, Output, Paint, Table},
 };
 use crate::{
     agent::Paths,
@@ -118,7 +118,7 @@ fn without_agent(args: &Args, mut out: Output) -> anyhow::Result<ExitCode> {
             out.paint(Paint::Red, "not running")
         )?;
         for path in &pinned.links {
-            writeln!(out, "  {}", clean(&path.to_string_lossy()))?;
+            writeln!(out, "  {}", crate::text::visible(&path.to_string_lossy()))?;
         }
         if pinned.other_versions {
             writeln!(out, "\nSome of it belongs to another version: see `sov-agent doctor`.")?;
@@ -235,7 +235,7 @@ fn print(out: &mut Output, status: &Status) -> io::Result<()> {
     }
     for warning in &status.warnings {
         let word = out.paint(Paint::Yellow, "warning").into_owned();
-        writeln!(out, "{word}: {}", clean(warning))?;
+        writeln!(out, "{word}: {}", crate::text::visible(warning))?;
     }
     Ok(())
 }

@@ -288,7 +288,9 @@ mod tests {
              ok,Other,2,,JP,,no,,\n\
              ok,Ok,1,,JP,,no,,\n\
              c,C,3,,contested,US,yes,a:2026-01-02..2026-01-01,\n\
-             d,D,4,,contested,US,yes,a:2026-02-30..,\n",
+             d,D,4,,contested,US,yes,a:2026-02-30..,\n\
+             e,E\x1b[2J,5,g\u{202e},JP,JP,no,,\n\
+             f,F,6,g\u{202e},JP,JP,no,,\n",
         );
         let places: Vec<_> = found.iter().map(|e| e.split(": ").next().unwrap()).collect();
         assert_eq!(
@@ -305,6 +307,8 @@ mod tests {
                 "o.csv:5:7",
                 "o.csv:6:25",
                 "o.csv:7:25",
+                "o.csv:8:4",
+                "o.csv:9:8",
             ],
             "{found:#?}"
         );

@@ -8,6 +8,7 @@ use super::{
     overlay::{Said, Steps},
     text::Problem,
 };
+use crate::text::is_hidden;
 use maxminddb::{Reader, WithinOptions};
 use serde::Deserialize;
 use std::{
@@ -175,7 +176,7 @@ fn embeds_ipv4(address: u128) -> bool {
 
 /// One line without control characters, of bounded length.
 fn printable(text: &str) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
     text[..text.floor_char_boundary(MAX_NAME)].trim().to_owned()
 }
 

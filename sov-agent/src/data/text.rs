@@ -157,7 +157,7 @@ pub fn rows(bytes: &[u8], header: &[&str], report: &mut Report<'_>) -> Vec<Row> 
                 continue;
             }
         };
-        if let Some(at) = text.find(char::is_control) {
+        if let Some(at) = text.find(crate::text::is_hidden) {
             report.add(number, at + 1, "a control character", "remove it");
             continue;
         }

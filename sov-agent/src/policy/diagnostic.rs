@@ -100,7 +100,7 @@ impl Diagnostic {
         }
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let body = renderer.render(&[group]);
-        let mut text = visible(&head).into_owned();
+        let mut text = crate::text::visible(&head).into_owned();
         for line in body.lines() {
             text.push('\n');
             text.push_str(line.trim_end());
@@ -238,22 +238,6 @@ fn floor(text: &str, byte: usize) -> usize {
         byte -= 1;
     }
     byte
-}
-
-/// Control characters (and what turns the direction of writing) in their escaped form.
-pub fn visible(text: &str) -> Cow<'_, str> {
-    let bad = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(bad) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if bad(c) { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    Cow::Owned(out)
 }
 
 /// In the order of the text, errors first at one place, without repetitions.

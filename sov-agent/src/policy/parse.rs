@@ -333,7 +333,10 @@ fn read_rule(findings: &mut Findings, kind: &'static str, value: &Value<'_>) -> 
         Some(value) => Some(read_until(findings, value)?),
         None => None,
     };
-    let mut text = |key| fields.get(key).and_then(|v| findings.string(key, v)).map(|t| t.value);
+    let mut text = |key| {
+        let text = findings.string(key, fields.get(key)?)?;
+        findings.check(text.span, values::remark(key, &text.value))
+    };
     let (owner, ticket, reason) = (text("owner"), text("ticket"), text("reason"));
     Some(Rule { span: value.span(), target: target?, ports, until, owner, ticket, reason })
 }

@@ -8,7 +8,7 @@ use sov_common::verdict::{Reason, Verdict};
 use super::{
     super::{
         lookup::Facts,
-        output::{Cell, Output, Paint, Table, clean},
+        output::{Cell, Output, Paint, Table},
     },
     table,
 };
@@ -71,7 +71,7 @@ impl Show {
             }
             Event::Skipped { what, why } => {
                 let word = self.out.paint(Paint::Yellow, "skipped").into_owned();
-                writeln!(self.out, "\n{word}: {what}: {}", clean(why))?;
+                writeln!(self.out, "\n{word}: {what}: {}", crate::text::visible(why))?;
             }
             Event::Group(group) => {
                 let name = match group.via {
@@ -141,7 +141,12 @@ impl Show {
             let paint = if record.verdict == Verdict::Block { Paint::Red } else { Paint::Yellow };
             let verdict = format!("{:11}", record.verdict.as_str());
             let verdict = self.out.paint(paint, &verdict).into_owned();
-            writeln!(self.out, "{verdict} {}\n            {}", clean(&first), clean(&second))?;
+            writeln!(
+                self.out,
+                "{verdict} {}\n            {}",
+                crate::text::visible(&first),
+                crate::text::visible(&second)
+            )?;
         }
         Ok(())
     }
@@ -215,7 +220,7 @@ impl Show {
         self.out.table(&table)?;
         for problem in &report.problems {
             let word = self.out.paint(Paint::Red, "NOT AS EXPECTED").into_owned();
-            writeln!(self.out, "\n{word}: {}", clean(problem))?;
+            writeln!(self.out, "\n{word}: {}", crate::text::visible(problem))?;
         }
         let failures = || report.outcomes.iter().filter(|o| !o.differences.is_empty());
         let failed = failures().count();

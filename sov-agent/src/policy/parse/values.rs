@@ -3,9 +3,13 @@
 //! Each takes a text and gives a value, or what is wrong and the fix.
 
 use super::super::{image::PortRange, model::Endpoint};
+use crate::text::is_hidden;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Bytes of an owner, ticket or reason: every record of the rule carries them.
+const MAX_REMARK: usize = 256;
 
 /// Why a text is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -315,6 +319,18 @@ pub fn interface(text: &str) -> Result<String, Wrong> {
             "interface",
             format!("`{}` cannot be an interface name", short(text)),
             "write the name as `ip link` shows it: 1 to 15 bytes, no blanks, `/` or `:`",
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// An owner, ticket or reason: one line that can be shown and recorded as it is.
+pub fn remark(key: &str, text: &str) -> Result<String, Wrong> {
+    if text.trim().is_empty() || text.len() > MAX_REMARK || text.contains(is_hidden) {
+        return wrong(
+            "remark",
+            format!("`{}` cannot be the {key} of a rule", short(text)),
+            format!("write one line of 1 to {MAX_REMARK} bytes, without control characters"),
         );
     }
     Ok(text.to_owned())
