@@ -96,8 +96,13 @@ pub(crate) struct Hooks {
 impl Hooks {
     pub(crate) fn attach(ns: &Netns, direction: Direction, cgroup: Option<&Path>) -> Self {
         let host = Host::new().expect("a bpffs");
-        let options =
-            Options { pins: host.pin_dir(), pass_is_final: false, tc: Tc::Tcx, log: None };
+        let options = Options {
+            pins: host.pin_dir(),
+            pass_is_final: false,
+            tc: Tc::Tcx,
+            log: None,
+            reject_rate: 1000,
+        };
         let mut datapath = Datapath::load(&options).expect("the product's programs load");
         let events = datapath.take_events().expect("the event ring");
         ns.run(|| {

@@ -78,18 +78,29 @@ fn udp(probe: &Probe, mark: u32) -> io::Result<Seen> {
     bind(&socket, probe)?;
     report_drops(&socket, probe)?;
     let flags = rustix::net::SendFlags::NOSIGNAL;
-    let (start, result);
+    let (start, mut result);
     if probe.kind == Kind::LateUdp {
         rustix::net::connect(&socket, &to)?;
         set_mark(&socket, mark)?;
         start = Instant::now();
-        result = rustix::net::send(&socket, LINE, flags);
+        result = rustix::net::send(&socket, LINE, flags).map_err(io::Error::from);
+        if result.is_ok() {
+            // The ICMP error that refuses a packet is an error of the socket's next call.
+            result = refusal(&socket).map_or(result, Err);
+        }
     } else {
         set_mark(&socket, mark)?;
         start = Instant::now();
-        result = rustix::net::sendto(&socket, LINE, flags, &to);
+        result = rustix::net::sendto(&socket, LINE, flags, &to).map_err(io::Error::from);
     }
-    Ok(Seen::new(start, result.map(|_| ()).map_err(io::Error::from)))
+    Ok(Seen::new(start, result.map(|_| ())))
+}
+
+/// The error that waits at a socket, if one comes soon.
+fn refusal(socket: &OwnedFd) -> Option<io::Error> {
+    let limit = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+    poll(&mut [PollFd::new(socket, PollFlags::empty())], Some(&limit)).ok()?;
+    rustix::net::sockopt::socket_error(socket).ok()?.err().map(io::Error::from)
 }
 
 fn icmp(probe: &Probe, mark: u32) -> io::Result<Seen> {
@@ -107,7 +118,10 @@ fn icmp(probe: &Probe, mark: u32) -> io::Result<Seen> {
     }
     // A raw socket hears every ICMP message: the identifier tells whose reply it is.
     while start.elapsed() < TIMEOUT && ready(&socket, PollFlags::IN).is_ok() {
-        let answer = receive(&socket)?;
+        let answer = match receive(&socket) {
+            Ok(answer) => answer,
+            Err(refused) => return Ok(Seen::new(start, Err(refused))),
+        };
         // IPv4 raw sockets get the IP header, IPv6 ones do not.
         let at = if v6 { 0 } else { usize::from(answer.first().copied().unwrap_or(0) & 15) * 4 };
         let kind = if v6 { 129 } else { 0 };

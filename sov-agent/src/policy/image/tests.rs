@@ -179,7 +179,8 @@ fn scattered(count: usize) -> ImageSpec {
         seed
     };
     let (mut v4, mut v6) = (std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
-    (v4.insert(0, 0), v6.insert(0, 0));
+    v4.insert(0, 0);
+    v6.insert(0, 0);
     for _ in 0..count {
         let class = (random() % 6) as u16 + 1;
         let fine = random() % 20 == 0;
