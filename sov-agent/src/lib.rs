@@ -9,4 +9,4 @@ pub mod demo;
 pub mod flowlog;
 pub mod metrics;
 pub mod policy;
-pub mod text;
+mod text;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 /// Whether `c` moves a cursor, ends a line or turns the direction of writing (Unicode bidirectional
 /// controls, UAX #9; U+2028 and U+2029 end a line in some viewers).
-pub fn is_hidden(c: char) -> bool {
+pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
@@ -16,7 +16,7 @@ pub fn is_hidden(c: char) -> bool {
 }
 
 /// `text` with hidden characters in their escaped form.
-pub fn visible(text: &str) -> Cow<'_, str> {
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
     }

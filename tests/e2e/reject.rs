@@ -206,8 +206,10 @@ fn what_is_answered_and_what_never_is() {
     };
     let frame4 = |packet: &[u8]| eth(packet::ETH_IP, packet);
     let frame6 = |packet: &[u8]| eth(ETH_IP6, packet);
-    let answered: [(&str, Vec<u8>, Option<[u32; 3]>); _] = [
-        // Sequence, acknowledgement, flags: RFC 9293 section 3.10.7.1.
+    /// Name, packet, and of a TCP answer sequence, acknowledgement and flags.
+    type Case = (&'static str, Vec<u8>, Option<[u32; 3]>);
+    let answered: [Case; _] = [
+        // RFC 9293 section 3.10.7.1.
         ("SYN", four(TCP, &tcp4(SYN, b"")), Some([0, 0x0101_0102, 20])),
         ("SYN with data", four(TCP, &tcp4(SYN, b"hello")), Some([0, 0x0101_0107, 20])),
         ("ACK", four(TCP, &tcp4(ACK, b"data")), Some([0, 0, 4])),

@@ -1,6 +1,6 @@
 //! Writing to stdout: JSON lines, aligned tables, colour. Owns no data and no wording.
 //!
-//! Text that came from outside (process names, AS names, labels) goes through [`visible`], so that no record
+//! Text that came from outside (process names, AS names, labels) goes through `visible`, so that no record
 //! can move a terminal's cursor or forge a line.
 
 use std::{
