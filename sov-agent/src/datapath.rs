@@ -5,6 +5,7 @@
 mod attach;
 mod cgroup;
 mod events;
+mod guard;
 mod interfaces;
 mod loader;
 mod slot;

@@ -194,6 +194,8 @@ pub enum Hook {
     Connect6 = 5,
     Sendmsg4 = 6,
     Sendmsg6 = 7,
+    /// The guard at the root of the cgroup tree, for interfaces that no tc program watches.
+    CgroupEgress = 8,
 }
 
 impl Hook {
@@ -206,6 +208,7 @@ impl Hook {
             5 => Self::Connect6,
             6 => Self::Sendmsg4,
             7 => Self::Sendmsg6,
+            8 => Self::CgroupEgress,
             _ => return None,
         })
     }
@@ -219,6 +222,7 @@ impl Hook {
             Self::Connect6 => "connect6",
             Self::Sendmsg4 => "sendmsg4",
             Self::Sendmsg6 => "sendmsg6",
+            Self::CgroupEgress => "cgroup_egress",
         }
     }
 }

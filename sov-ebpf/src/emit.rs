@@ -5,7 +5,7 @@ use aya_ebpf::{
     btf_maps::PerCpuArray,
 };
 use sov_common::{
-    abi::{COUNTERS, Counter, Event, FlowKey, FlowValue, counter_index},
+    abi::{COUNTERS, Counter, Event, FlowKey, FlowValue, Hook, counter_index},
     classify::Address,
     verdict::{Reason, Verdict},
 };
@@ -17,6 +17,29 @@ pub(crate) type Counters = PerCpuArray<Counter, { COUNTERS as usize }>;
 
 /// What the kernel answers when the key is there.
 const EEXIST: i32 = -17;
+
+/// Counts a pass at a hook that sees socket buffers.
+#[inline(always)]
+pub(crate) fn count_at(
+    hook: Hook,
+    slot: u8,
+    reason: u8,
+    verdict: Verdict,
+    packets: u64,
+    bytes: u64,
+) {
+    if !matches!(hook, Hook::CgroupEgress) {
+        return count(slot, reason, verdict, packets, bytes);
+    }
+    // A softirq may come in between: it must not find a sum half made.
+    if let Some(counter) = SOV_COUNTERS.get_ptr_mut(counter_index(slot, reason, verdict as u8)) {
+        // SAFETY: a live per-CPU slot.
+        unsafe {
+            add(&raw mut (*counter).packets, packets);
+            add(&raw mut (*counter).bytes, bytes);
+        }
+    }
+}
 
 #[inline(always)]
 pub(crate) fn count(slot: u8, reason: u8, verdict: Verdict, packets: u64, bytes: u64) {

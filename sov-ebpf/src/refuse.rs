@@ -48,6 +48,11 @@ pub(crate) fn refuse<W: Words + Copy>(
     if action != ANSWER {
         return action;
     }
+    if matches!(refusal.hook, Hook::CgroupEgress) {
+        // Never reached: `account` knows that the sender's call has the answer. Said again because the
+        // compiler does not see it, and answering takes helpers that this hook has not.
+        return TC_ACT_SHOT as i32;
+    }
     // One after the other, not one in the other: all frames of the stack must fit into 512 bytes.
     let egress = matches!(refusal.hook, Hook::TcEgress);
     reject::answer_skb(ctx, scratch, refusal.ethernet, egress, image.zero())
@@ -68,7 +73,7 @@ fn account<W: Words + Copy>(
     let raw = skb.raw();
     let tag = TagEntry::read(&image, slot);
     if passes_as_reply(tag, parsed, decision.reason) {
-        emit::count(slot, Reason::Reply as u8, Verdict::Allow, packets, bytes);
+        emit::count_at(hook, slot, Reason::Reply as u8, Verdict::Allow, packets, bytes);
         return SOV_PASS.load();
     }
     let verdict = decision.verdict(tag.enforce());
@@ -81,7 +86,7 @@ fn account<W: Words + Copy>(
             mark: raw.mark,
         };
         describe(event, parsed, &image, refusal, &facts, clock.exact());
-        if matches!(hook, Hook::TcEgress) {
+        if matches!(hook, Hook::TcEgress | Hook::CgroupEgress) {
             // SAFETY: as above.
             event.cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
         } else {
@@ -91,7 +96,9 @@ fn account<W: Words + Copy>(
     }
     if matches!(verdict, Verdict::Block) {
         info!(ctx, "tag {} verdict block reason {}", slot, emit::word(decision.reason));
-        let answerable = tag.reject() && decision.reason != Reason::Malformed as u8;
+        let answerable = tag.reject()
+            && decision.reason != Reason::Malformed as u8
+            && !matches!(hook, Hook::CgroupEgress);
         if answerable && reject::may_answer(clock.coarse()) {
             return ANSWER;
         }

@@ -55,7 +55,19 @@ fn live(ctx: &TcContext, hook: Hook, ethernet: bool) -> i32 {
 #[inline(always)]
 pub(crate) fn run<W: Words + Copy>(ctx: &TcContext, image: W, hook: Hook, ethernet: bool) -> i32 {
     let Some(scratch) = Scratch::mine() else { return TC_ACT_SHOT as i32 };
-    // SAFETY: this CPU's own working memory, see its definition.
+    judged(ctx, image, scratch, hook, ethernet)
+}
+
+/// Judges with the caller's working memory: nobody else may use it until this returns.
+#[inline(always)]
+pub(crate) fn judged<W: Words + Copy>(
+    ctx: &TcContext,
+    image: W,
+    scratch: *mut Scratch,
+    hook: Hook,
+    ethernet: bool,
+) -> i32 {
+    // SAFETY: the caller's own working memory.
     let parsed = unsafe { &mut (*scratch).parsed };
     parse_skb(ctx, ethernet, image.zero(), parsed);
     let ingress = matches!(hook, Hook::TcIngress);
@@ -65,13 +77,13 @@ pub(crate) fn run<W: Words + Copy>(ctx: &TcContext, image: W, hook: Hook, ethern
     let packets = if raw.gso_segs > 1 { raw.gso_segs as u64 } else { 1 };
     let bytes = raw.len.saturating_sub(if ethernet { 14 } else { 0 }) as u64;
     let Some(slot) = tag_of(&image, &origin) else {
-        emit::count(UNTAGGED, 0, Verdict::Allow, packets, bytes);
+        emit::count_at(hook, UNTAGGED, 0, Verdict::Allow, packets, bytes);
         return SOV_PASS.load();
     };
     let tag = TagEntry::read(&image, slot);
     let decision = judge(&image, tag.tier(), parsed, || now(&image));
     if decision.allow {
-        emit::count(slot, decision.reason, Verdict::Allow, packets, bytes);
+        emit::count_at(hook, slot, decision.reason, Verdict::Allow, packets, bytes);
         return SOV_PASS.load();
     }
     let refusal = Refusal { decision, slot, hook, ethernet, packets, bytes };

@@ -6,6 +6,7 @@
 mod boot;
 mod continuity;
 mod gateway;
+mod hotplug;
 mod identity;
 mod japan;
 mod modes;

@@ -45,6 +45,13 @@ pub(crate) const PACKAGES: &[Package] = &[
         why: "the documents' examples, which are tests",
     },
     Package {
+        name: "ethtool",
+        program: Some("ethtool"),
+        needed_by: Use::Test,
+        optional: false,
+        why: "a test switches an interface's checksum offload off",
+    },
+    Package {
         name: "nftables",
         program: Some("nft"),
         needed_by: Use::Bench,

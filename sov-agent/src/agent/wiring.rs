@@ -131,7 +131,9 @@ impl Wiring {
                 }
             }
         }
-        first_error.map_or(Ok(()), Err)
+        let egress = self.attached.iter().filter(|(d, _)| *d == Direction::Egress);
+        let watched = datapath.watched(&egress.map(|(_, link)| link.ifindex).collect());
+        first_error.map_or(watched, Err)
     }
 
     fn has(&self, interface: &Interface, direction: Direction) -> bool {

@@ -1,6 +1,7 @@
 //! Loading the object, the pins, and the handle to it all.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::{AsFd as _, BorrowedFd},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
@@ -19,13 +20,13 @@ use sov_common::{
 
 use super::{
     Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
-    KernelLog, LiveImage, Tc, attach, slot, stats, sys, xdp,
+    KernelLog, LiveImage, Tc, attach, guard, slot, stats, sys, xdp,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
 
 /// The maps that outlive the agent, besides that of the image.
-const MAPS: [&str; 8] = [
+const MAPS: [&str; 9] = [
     "SOV_FLOWS",
     "SOV_EVENTS",
     "SOV_COUNTERS",
@@ -34,6 +35,7 @@ const MAPS: [&str; 8] = [
     "SOV_ANSWERS",
     "SOV_SOCKETS",
     "SOV_REPLIES",
+    "SOV_GUARDED",
 ];
 
 const PROGRAMS: [&str; 11] = [
@@ -219,6 +221,7 @@ impl Datapath {
         match program {
             Program::SchedClassifier(p) => p.load(),
             Program::CgroupSockAddr(p) => p.load(),
+            Program::CgroupSkb(p) => p.load(),
             Program::Xdp(p) => p.load(),
             other => return Err(fail(format!("unexpected type {:?}", other.prog_type()))),
         }
@@ -321,6 +324,9 @@ impl Datapath {
                 attach::attach_interface(&mut self.ebpf, &self.pins, interface, direction, tc)?
             }
         };
+        if direction == Direction::Egress {
+            guard::watch(&mut self.ebpf, interface.index)?;
+        }
         self.interfaces.retain(|(i, d)| (i.index, *d) != (interface.index, direction));
         self.interfaces.push((interface.clone(), direction));
         Ok(done)
@@ -330,9 +336,20 @@ impl Datapath {
         for (_, name) in attach::SOCKET_HOOKS {
             self.ensure(name)?;
         }
-        let done = attach::attach_cgroup(&mut self.ebpf, &self.pins, root)?;
+        let mut done = attach::attach_cgroup(&mut self.ebpf, &self.pins, root)?;
         self.cgroup = Some(root.clone());
+        match self.ensure(guard::PROGRAM) {
+            Ok(()) => done.push(guard::attach(&mut self.ebpf, &self.pins, root)?),
+            Err(e) => log::warn!(
+                "{e}; interfaces that appear later are open until they are found (kernel 6.15 closes that gap)"
+            ),
+        }
         Ok(done)
+    }
+
+    /// Interfaces with a program at their egress; on all others the guard judges what sockets send.
+    pub fn watched(&mut self, ifindexes: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        guard::watch_only(&mut self.ebpf, ifindexes)
     }
 
     /// The event reader; can be taken once.
@@ -398,12 +415,14 @@ fn open(options: &Options, pins: &Pins, image: &Path, slot: u32) -> Result<Ebpf,
     let level = options.log.map_or(0u8, |level| level as u8);
     let mask = slot - 1;
     let cost: u64 = 1_000_000_000u64.checked_div(options.reject_rate.into()).unwrap_or(0);
+    let netns = guard::netns_cookie();
     let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
     let mut loader = EbpfLoader::new();
     loader
         .override_global("SOV_PASS", &pass, true)
         .override_global("SOV_SLOT_MASK", &mask, true)
         .override_global("SOV_ANSWER_COST", &cost, true)
+        .override_global("SOV_NETNS", &netns, true)
         .override_global(aya_log::LEVEL, &level, false)
         .verifier_log_level(VerifierLogLevel::STATS)
         .map_pin_path(IMAGE, image);

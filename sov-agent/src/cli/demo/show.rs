@@ -15,7 +15,7 @@ use super::{
 use crate::{
     data::dataset::Dataset,
     demo::{
-        plan::{self, PLACES},
+        plan::{self, PLACES, Tag},
         records::OnRecord,
         stage::{Event, Outcome, Report},
     },
@@ -98,7 +98,9 @@ impl Show {
             Some((Verdict::Block, _)) => ("BLOCK", Paint::Red),
             Some((Verdict::WouldBlock, _)) => ("would_block", Paint::Yellow),
         };
-        let verdict = self.out.paint(paint, &format!("{verdict:11}")).into_owned();
+        // As wide as the longest word of the group.
+        let width = if probe.tag == Tag::Audited { 11 } else { 6 };
+        let verdict = self.out.paint(paint, &format!("{verdict:width$}")).into_owned();
         let reason = observed.record.map_or("-", |(_, reason)| reason.as_str());
         let noticed = match &observed.seen.error {
             Some(error) => format!("; {error} {}", time(observed.seen.nanoseconds)),
