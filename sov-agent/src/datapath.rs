@@ -8,6 +8,7 @@ mod events;
 mod guard;
 mod interfaces;
 mod loader;
+mod pins;
 mod slot;
 mod stats;
 mod sys;
@@ -17,7 +18,8 @@ pub use attach::{Attached, Direction, Tc};
 pub use cgroup::{Cgroup, CgroupRoot};
 pub use events::{EventReader, KernelLog};
 pub use interfaces::{Interface, InterfaceWatch, default_route_interfaces, interfaces};
-pub use loader::{Datapath, Options, Pins};
+pub use loader::{Datapath, Options};
+pub use pins::Pins;
 pub use slot::LiveImage;
 pub use stats::{CounterRow, FlowEntry};
 pub use sys::{TestRun, test_run};
@@ -48,6 +50,11 @@ pub enum DatapathError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "{path}: pinned by an agent in another network namespace; run the agent there, or `sov-agent \
+         detach` first, or give each namespace a folder of its own (SOV_PIN_DIR)"
+    )]
+    OtherNamespace { path: PathBuf },
     #[error("{what}: {source}")]
     System {
         what: String,

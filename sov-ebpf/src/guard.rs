@@ -26,9 +26,10 @@ const BLOCK: i32 = 0;
 /// The same number in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Interfaces that a tc egress program watches. Written by the agent, after the program is in place.
+/// Interfaces that a tc egress program watches; the value means nothing. Written by the agent, after the
+/// program is in place. Number 0, which no interface has, holds the cookie of the agent's namespace.
 #[btf_map]
-static SOV_GUARDED: HashMap<u32, u32, 1024> = HashMap::new();
+static SOV_GUARDED: HashMap<u32, u64, 1024> = HashMap::new();
 
 /// The network namespace that the agent guards (SO_NETNS_COOKIE); interface numbers mean nothing in
 /// another. Set at load.

@@ -311,8 +311,7 @@ fn the_next_run_removes_what_a_killed_one_left() {
     for line in text.lines() {
         assert!(line.chars().count() <= 100, "{} columns: {line}", line.chars().count());
     }
-    for part in ["BLOCK  foreign_control", "Flow log", "Expected and observed", "EPERM", " ns"]
-    {
+    for part in ["BLOCK  foreign_control", "Flow log", "Expected and observed", "EPERM", " ns"] {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
     before.expect_again();

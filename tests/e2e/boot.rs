@@ -164,3 +164,23 @@ fn a_failed_attach_says_what_is_in_force() {
     assert!(detached.status.success());
     assert!(Workload::new(&lab.work).mark(0x30).udp(&place::ABROAD.map(ip)).unwrap().ok);
 }
+
+#[test]
+fn an_agent_of_another_namespace_takes_nothing_over() {
+    require_root!();
+    let _turn = turn();
+    let (lab, other) = (Lab::new().unwrap(), Lab::new().unwrap());
+    let host = Host::new().unwrap();
+    Agent::with_policy(&host, &lab.work, &by_mark()).unwrap().stop().unwrap();
+    let refused = Agent::with_policy(&host, &other.work, &by_mark()).err().expect("refused");
+    assert!(format!("{refused:#}").contains("another network namespace"), "{refused:#}");
+    // The first one's traffic is judged as before, its agent comes back.
+    let seen = Recorder::new(&lab.internet).unwrap();
+    let workload = Workload::new(&lab.work).mark(0x30);
+    assert!(!workload.udp(&place::ABROAD.map(ip)).unwrap().ok);
+    assert!(seen.by_destination(WAIT).is_empty());
+    Agent::with_policy(&host, &lab.work, &by_mark()).unwrap().stop().unwrap();
+    assert!(host.cli(&other.work, &["detach"]).unwrap().status.success());
+    // Nothing is pinned now: the folder is free for whoever comes.
+    Agent::with_policy(&host, &other.work, &by_mark()).unwrap().stop().unwrap();
+}

@@ -239,3 +239,68 @@ fn a_broken_policy_changes_nothing() {
     thread::sleep(Duration::from_millis(100));
     stream.verify("a broken policy", 5_000);
 }
+
+/// An upgrade: what is pinned was pinned by an agent whose maps have another layout.
+#[test]
+fn an_agent_of_another_version_is_taken_over_without_a_gap() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    Agent::with_policy(&host, &lab.work, &marked("")).unwrap().stop().unwrap();
+    let links = || std::fs::read_dir(host.pin("links")).unwrap().count();
+    let before = links();
+    let older = host.pin_dir().join("v0");
+    std::fs::rename(host.pin(""), &older).unwrap();
+    // A link that no agent of today has a use for.
+    std::fs::rename(older.join("links/sendmsg6"), older.join("links/bygone")).unwrap();
+    let stream = Stream::start(&lab, u64::MAX);
+    thread::sleep(Duration::from_millis(100));
+    let agent = Agent::with_policy(&host, &lab.work, &marked("")).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    stream.verify("an upgrade", 100_000);
+    assert!(!older.exists(), "the old version's pins are gone");
+    assert_eq!(links(), before);
+    let status = sov_tests::agent::control_get(&host.socket(), "/v1/status").unwrap();
+    assert_eq!(status["policy"]["generation"], 1, "the maps are new: {status:#}");
+    agent.stop().unwrap();
+    let gone = host.cli(&lab.work, &["detach"]).unwrap();
+    assert!(gone.status.success(), "{gone:?}");
+    let seen = Recorder::new(&lab.internet).unwrap();
+    assert!(Workload::new(&lab.work).mark(0x30).udp(&place::ABROAD.map(ip)).unwrap().ok);
+    assert_eq!(seen.by_destination(WAIT).len(), 2, "nothing of either version is left");
+}
+
+/// An image that is larger than the slot: new maps, new programs, the same links.
+#[test]
+fn a_slot_that_grows_under_traffic_leaks_and_loses_nothing() {
+    require_root!();
+    let _turn = turn();
+    let lab = Lab::new().unwrap();
+    let host = Host::new().unwrap();
+    let path = host.write("policy.toml", &marked("")).unwrap();
+    let args = ["--policy", path.to_str().unwrap(), "--interface", UPLINK, "-v"];
+    let agent = Agent::start(&host, &lab.work, &args).unwrap();
+    let stream = Stream::start(&lab, u64::MAX);
+    // Scattered over 11.0.0.0/8 without a pattern; the places of the stream are elsewhere.
+    let mut rng = sov_tests::rng::Rng::new(7);
+    let many: std::collections::BTreeSet<u32> =
+        (0..150_000).map(|_| 0x0b00_0000 | rng.u32() >> 8).collect();
+    let many: Vec<_> =
+        many.into_iter().map(|a| format!("\"{}\"", std::net::Ipv4Addr::from(a))).collect();
+    let small = "prefixes = [\"10.0.0.0/8\"";
+    let text = marked("");
+    assert!(text.contains(small));
+    let large = text.replace(small, &format!("{small}, {}", many.join(", ")));
+    host.write("policy.toml", &large).unwrap();
+    agent.reload(&host).unwrap();
+    assert!(agent.log().contains("the image slot has grown"), "{}", agent.log());
+    assert!(!host.pin("maps/SOV_IMAGE_NEW").exists());
+    thread::sleep(Duration::from_millis(100));
+    // Killed and back: the large slot is taken over.
+    agent.kill().unwrap();
+    let agent = Agent::start(&host, &lab.work, &args).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    stream.verify("growth of the slot", 100_000);
+    agent.stop().unwrap();
+}

@@ -187,7 +187,19 @@ impl Core {
         if let Some(root) = &self.cgroups {
             self.wiring.attach_sockets(&mut self.datapath, root)?;
         }
-        interfaces
+        interfaces?;
+        // All is in place: what an agent of another version left in force may go.
+        let pins = self.datapath.pins();
+        let retired = pins
+            .retire_others()
+            .map_err(|source| DatapathError::Pin { path: pins.path().to_path_buf(), source })?;
+        for (folder, links) in retired {
+            log::info!(
+                "{}: an agent of another version was taken over; {links} links that nobody needs were removed",
+                folder.display()
+            );
+        }
+        Ok(())
     }
 
     /// Why the image of an earlier boot is in force; `None` = the policy's own is.
@@ -286,7 +298,7 @@ impl Core {
         self.datapath.pins().remove_links()?;
         // What was counted up to the last moment; then the tables go.
         self.recorder.flush(&self.datapath);
-        self.datapath.pins().remove()
+        self.datapath.pins().remove().map(|_| ())
     }
 
     pub fn pinned_links(&self) -> usize {

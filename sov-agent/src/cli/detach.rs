@@ -23,12 +23,11 @@ pub fn run(_: &Args, _: &Global) -> anyhow::Result<ExitCode> {
         bail!("an agent is running; stop it first, or start it with `run --detach`");
     }
     let folder = pins.path().display().to_string();
-    let links = pins.links().with_context(|| format!("cannot read {folder}"))?;
-    if links.is_empty() && !pins.path().exists() {
+    let removed = pins.remove().with_context(|| format!("cannot remove the pins in {folder}"))?;
+    let Some(links) = removed else {
         logging::plain(&format!("nothing is pinned in {folder}"));
         return Ok(ExitCode::from(FINDING));
-    }
-    pins.remove().with_context(|| format!("cannot remove the pins in {folder}"))?;
-    logging::plain(&format!("{} links removed; nothing is enforced any more", links.len()));
+    };
+    logging::plain(&format!("{links} links removed; nothing is enforced any more"));
     Ok(ExitCode::from(OK))
 }

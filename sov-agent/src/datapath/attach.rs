@@ -93,7 +93,7 @@ pub(super) fn attach_interface(
     let name = direction.program(interface.ethernet);
     let fail =
         |problem: String| DatapathError::Attach { hook, target: interface.name.clone(), problem };
-    let pin = pins.adopt(direction, interface.index)?;
+    let pin = pins.of_interface(direction, interface.index)?;
     let program: &mut SchedClassifier = ebpf
         .program_mut(name)
         .and_then(|p| p.try_into().ok())
@@ -211,7 +211,7 @@ pub(super) fn attach_cgroup(
     for (hook, name) in SOCKET_HOOKS {
         let fail =
             |problem: String| DatapathError::Attach { hook, target: target.clone(), problem };
-        let pin = pins.link(hook);
+        let pin = pins.adopt(hook)?;
         let program: &mut CgroupSockAddr =
             ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(
                 DatapathError::Program { program: name, problem: "not in the object".into() },

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::HashMap,
+    maps::{HashMap, MapData, MapError},
     programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, links::FdLink},
 };
 
@@ -22,6 +22,8 @@ use super::{
 pub(super) const PROGRAM: &str = "sov_guard";
 const HOOK: &str = "cgroup_egress";
 const WATCHED: &str = "SOV_GUARDED";
+/// No interface has this number; its entry is the cookie of the agent's network namespace.
+const OWNER: u32 = 0;
 
 /// What `bpf_get_netns_cookie` says in this thread's network namespace; 0 where the kernel (before 5.14)
 /// does not tell, and the guard cannot be loaded either.
@@ -65,7 +67,7 @@ pub(super) fn attach(
         .and_then(|p| p.try_into().ok())
         .ok_or(DatapathError::Program { program: PROGRAM, problem: "not in the object".into() })?;
     let fd = program.fd().map_err(|e| fail(e.to_string()))?.as_fd();
-    let pin = pins.link(HOOK);
+    let pin = pins.adopt(HOOK)?;
     let taken_over =
         take_over(&pin, fd).map_err(|source| DatapathError::Pin { path: pin.clone(), source })?;
     if !taken_over {
@@ -79,6 +81,25 @@ pub(super) fn attach(
     Ok(Attached { hook: HOOK, kind: "cgroup", target, ifindex: 0, taken_over })
 }
 
+/// Makes the maps this namespace's. Links name interfaces by number: an agent of another namespace that
+/// took them over would guard the wrong ones. Cookies do not repeat until the next boot.
+pub(super) fn claim(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathError> {
+    let cookie = netns_cookie();
+    let mut map = watched(ebpf)?;
+    let owner = match map.get(&OWNER, 0) {
+        Ok(owner) => owner,
+        Err(MapError::KeyNotFound) => 0,
+        Err(e) => return Err(map_error(WATCHED)(e)),
+    };
+    if owner != 0 && owner != cookie && pins.links().is_ok_and(|links| !links.is_empty()) {
+        return Err(DatapathError::OtherNamespace { path: pins.path().to_path_buf() });
+    }
+    if owner != cookie {
+        map.insert(OWNER, cookie, 0).map_err(map_error(WATCHED))?;
+    }
+    Ok(())
+}
+
 /// From now on tc watches `ifindex`; say so only when its program is in place.
 pub(super) fn watch(ebpf: &mut Ebpf, ifindex: u32) -> Result<(), DatapathError> {
     watched(ebpf)?.insert(ifindex, 1, 0).map_err(map_error(WATCHED))
@@ -88,13 +109,13 @@ pub(super) fn watch(ebpf: &mut Ebpf, ifindex: u32) -> Result<(), DatapathError> 
 pub(super) fn watch_only(ebpf: &mut Ebpf, ifindexes: &BTreeSet<u32>) -> Result<(), DatapathError> {
     let mut map = watched(ebpf)?;
     let known: Vec<u32> = map.keys().collect::<Result<_, _>>().map_err(map_error(WATCHED))?;
-    for ifindex in known.iter().filter(|ifindex| !ifindexes.contains(ifindex)) {
+    for ifindex in known.iter().filter(|i| **i != OWNER && !ifindexes.contains(i)) {
         map.remove(ifindex).map_err(map_error(WATCHED))?;
     }
     Ok(())
 }
 
-fn watched(ebpf: &mut Ebpf) -> Result<HashMap<&mut aya::maps::MapData, u32, u32>, DatapathError> {
+fn watched(ebpf: &mut Ebpf) -> Result<HashMap<&mut MapData, u32, u64>, DatapathError> {
     let map = ebpf.map_mut(WATCHED).ok_or(DatapathError::NoMap { map: WATCHED })?;
     HashMap::try_from(map).map_err(map_error(WATCHED))
 }

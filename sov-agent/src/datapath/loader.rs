@@ -1,10 +1,9 @@
-//! Loading the object, the pins, and the handle to it all.
+//! Loading the object, and the handle to programs and maps.
 
 use std::{
     collections::BTreeSet,
     fs, io,
     os::fd::{AsFd as _, BorrowedFd},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,13 +13,13 @@ use aya::{
     programs::Program,
 };
 use sov_common::{
-    abi::{ABI_VERSION, Answers, FlowKey, FlowValue, Ledger},
+    abi::{Answers, FlowKey, FlowValue, Ledger},
     image::{MIN_SLOT_WORDS, slot_words},
 };
 
 use super::{
     Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
-    KernelLog, LiveImage, Tc, attach, guard, slot, stats, sys, xdp,
+    KernelLog, LiveImage, Pins, Tc, attach, guard, pins::mount_bpffs, slot, stats, xdp,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
@@ -68,106 +67,6 @@ pub struct Options {
     pub log: Option<log::Level>,
 }
 
-/// Where links and maps are pinned.
-#[derive(Clone, Debug)]
-pub struct Pins(PathBuf);
-
-impl Pins {
-    /// The folder for this ABI below `base`.
-    pub fn new(base: &Path) -> Self {
-        Self(base.join(format!("v{ABI_VERSION}")))
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    pub fn links_dir(&self) -> PathBuf {
-        self.0.join("links")
-    }
-
-    pub(super) fn link(&self, name: &str) -> PathBuf {
-        self.links_dir().join(name)
-    }
-
-    /// Where the link of an interface is pinned. One pinned by an earlier version, with the interface's
-    /// name at the end, gets its new name.
-    pub(super) fn adopt(
-        &self,
-        direction: Direction,
-        ifindex: u32,
-    ) -> Result<PathBuf, DatapathError> {
-        let name = direction.pin(ifindex);
-        let path = self.link(&name);
-        let error = |source| DatapathError::Pin { path: path.clone(), source };
-        let old = format!("{name}-");
-        if !path.exists()
-            && let Some(found) = self.links().map_err(error)?.iter().find(|n| n.starts_with(&old))
-        {
-            fs::rename(self.link(found), &path).map_err(error)?;
-        }
-        Ok(path)
-    }
-
-    fn map(&self, name: &str) -> PathBuf {
-        self.0.join("maps").join(name)
-    }
-
-    /// Makes the folders, readable by root only.
-    fn create(&self) -> Result<(), DatapathError> {
-        for path in [self.0.clone(), self.links_dir(), self.0.join("maps")] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
-                .map_err(|source| DatapathError::Pin { path, source })?;
-        }
-        Ok(())
-    }
-
-    /// Names of the pinned links.
-    pub fn links(&self) -> io::Result<Vec<String>> {
-        let mut names: Vec<_> = match fs::read_dir(self.links_dir()) {
-            Ok(entries) => {
-                entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(e),
-        };
-        names.sort();
-        Ok(names)
-    }
-
-    /// Removes every pin, and filters on clsact. Links without another holder are gone with their pin:
-    /// enforcement ends.
-    pub fn remove(&self) -> io::Result<()> {
-        // Links first: no program may run on maps that are half gone.
-        self.remove_links()?;
-        remove_folder(&self.0.join("maps"))?;
-        remove_folder(&self.0)
-    }
-
-    /// Detaches every program; the maps stay.
-    pub(crate) fn remove_links(&self) -> io::Result<()> {
-        attach::detach_clsact(&super::interfaces()?);
-        for name in self.links()? {
-            // Now, not when the last holder lets go. A link whose interface is gone cannot be detached.
-            if let Ok(link) = sys::open_pin(&self.link(&name)) {
-                let _ = sys::detach_link(link.as_fd());
-            }
-        }
-        remove_folder(&self.links_dir())
-    }
-}
-
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
 /// The loaded programs and their maps. Dropping it changes nothing for packets: all is pinned.
 pub struct Datapath {
     ebpf: Ebpf,
@@ -197,7 +96,8 @@ impl Datapath {
                 MIN_SLOT_WORDS
             }
         };
-        let ebpf = open(options, &pins, &path, slot)?;
+        let mut ebpf = open(options, &pins, &path, slot)?;
+        guard::claim(&mut ebpf, &pins)?;
         let options = options.clone();
         Ok(Self { ebpf, pins, options, slot, interfaces: Vec::new(), cgroup: None })
     }
@@ -439,29 +339,4 @@ fn publish(ebpf: &mut Ebpf, slot: u32, words: &[u32]) -> Result<(), DatapathErro
 
 pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source }
-}
-
-/// Pins need a bpffs. The standard place is mounted where a distribution did not do it.
-fn mount_bpffs(base: &Path) -> Result<(), DatapathError> {
-    const STANDARD: &str = "/sys/fs/bpf";
-    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-    let is_bpffs = |path: &Path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC);
-    let parent = base.ancestors().find(|path| path.exists()).unwrap_or(base);
-    if is_bpffs(parent) {
-        return Ok(());
-    }
-    let error = |source: io::Error| DatapathError::System {
-        what: format!("{} is not on a bpffs; `mount -t bpf none {STANDARD}`", base.display()),
-        source,
-    };
-    if !base.starts_with(STANDARD) {
-        return Err(error(io::ErrorKind::Unsupported.into()));
-    }
-    let flags = rustix::mount::MountFlags::NOSUID
-        | rustix::mount::MountFlags::NODEV
-        | rustix::mount::MountFlags::NOEXEC;
-    rustix::mount::mount("none", STANDARD, "bpf", flags, Some(c"mode=0700"))
-        .map_err(|e| error(e.into()))?;
-    log::info!("mounted a bpffs on {STANDARD}");
-    Ok(())
 }

@@ -61,7 +61,7 @@ pub(super) fn attach(
     if !interface.ethernet || interface.loopback {
         return Err(fail("not an Ethernet interface; guard it with --interface".into()));
     }
-    let pin = pins.adopt(Direction::Xdp, interface.index)?;
+    let pin = pins.of_interface(Direction::Xdp, interface.index)?;
     let program: &mut Xdp = ebpf
         .program_mut(name)
         .and_then(|p| p.try_into().ok())
