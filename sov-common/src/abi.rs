@@ -4,7 +4,7 @@
 //! asserted. `ABI_VERSION` is part of the pin path and of every image header.
 
 /// Raised whenever a type in this module, the image layout or the meaning of either changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Tags per node; slot `UNTAGGED` counts what no selector matched.
 pub const MAX_TAGS: u32 = 64;

@@ -58,7 +58,7 @@ pub mod header {
     pub const MARKS: u32 = 19;
     /// Always 0, which the verifier cannot know: see [`super::Words::zero`].
     pub const ZERO: u32 = 22;
-    /// Highest-ranked tag that source prefixes or DSCP select, for frames that hide both.
+    /// Highest-ranked tag that source prefixes, DSCP or VLAN select, for frames that hide them.
     pub const BLIND_TAG: u32 = 23;
     /// Length of the metadata in bytes, after the kernel's words.
     pub const METADATA_BYTES: u32 = 21;
@@ -66,6 +66,8 @@ pub mod header {
     pub const POLICY_HASH: u32 = 24;
     /// SHA-256 of the image with this field, `GENERATION` and `EPOCH` zero, metadata included.
     pub const CONTENT_HASH: u32 = 32;
+    /// Hash table of selectors by VLAN id.
+    pub const VLANS: u32 = 40;
     /// 64 tag entries of 4 words, by slot.
     pub const TAGS: u32 = 64;
     /// Prefix tables: destinations, then sources.
@@ -87,6 +89,7 @@ pub mod flags {
     pub const REPLIES: u32 = 1 << 6;
     /// Some tag has `response = "reject"`.
     pub const REJECT: u32 = 1 << 7;
+    pub const VLAN: u32 = 1 << 8;
 }
 
 /// A prefix table: IPv4 at +0, IPv6 at +8. Both hold *codes*: 32 >> width bits each, packed from the low

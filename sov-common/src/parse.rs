@@ -94,6 +94,9 @@ pub struct Parsed {
     pub dport: u32,
     pub dscp: u32,
     pub ethertype: u32,
+    /// VLAN id of the outermost tag in the frame that names one (a priority tag has id 0); 0 = none.
+    /// Tags that the network card or the kernel keeps beside the frame are not in it.
+    pub vlan: u32,
     /// 1 = neighbour discovery, DHCP or group membership in exact form.
     pub link: u32,
     /// [`tunnel_kind`].
@@ -136,6 +139,7 @@ impl Parsed {
         dport: 0,
         dscp: 0,
         ethertype: 0,
+        vlan: 0,
         link: 0,
         tunnel: tunnel_kind::NONE,
         inner_family: 4,
@@ -159,6 +163,7 @@ impl Parsed {
         self.dport = zero;
         self.dscp = zero;
         self.ethertype = zero;
+        self.vlan = zero;
         self.link = zero;
         self.tunnel = tunnel_kind::NONE + zero;
         self.tcp_flags = zero;
@@ -204,6 +209,9 @@ pub fn parse<P: Packet>(packet: &P, frame: &Frame, zero: u32, out: &mut Parsed) 
     }
 }
 
+/// The id in a tag's control information (IEEE 802.1Q).
+const VLAN_ID: u32 = 0xfff;
+
 /// Ethernet and at most two VLAN tags, or nothing: the offset of what follows.
 #[inline(always)]
 fn link_layer<P: Packet>(packet: &P, frame: &Frame, out: &mut Parsed, zero: u32) -> Option<u32> {
@@ -227,11 +235,16 @@ fn link_layer<P: Packet>(packet: &P, frame: &Frame, out: &mut Parsed, zero: u32)
     // TCI and the next ethertype.
     let [tag] = packet.words::<1>(14)?;
     out.ethertype = tag & 0xffff;
+    out.vlan = (tag >> 16) & VLAN_ID;
     if out.ethertype != ethertype::VLAN {
         return Some(18 + (zero & 31));
     }
     let [tag] = packet.words::<1>(18)?;
     out.ethertype = tag & 0xffff;
+    if out.vlan == 0 {
+        // Behind a priority tag, as the kernel sees it (vlan_do_receive).
+        out.vlan = (tag >> 16) & VLAN_ID;
+    }
     Some(22 + (zero & 31))
 }
 

@@ -18,7 +18,9 @@ pub trait Origin {
     /// `None` where it is not known yet (an unbound socket).
     fn source(&self) -> Option<Address>;
     fn dscp(&self) -> Option<u8>;
-    /// A packet whose source and DSCP could not be read: it may belong to any tag that they select.
+    /// VLAN id, 1 to 4094, of the outermost tag that names one; 0 = none.
+    fn vlan(&self) -> u32;
+    /// A packet whose source, DSCP and VLAN could not be read: it may belong to any tag that they select.
     fn blind(&self) -> bool;
 }
 
@@ -48,7 +50,13 @@ pub fn tag_of<W: Words + ?Sized>(image: &W, origin: &impl Origin) -> Option<u8> 
         };
         best = min(best, value as u32);
     }
-    if used & (flags::SOURCE | flags::DSCP) != 0 && origin.blind() {
+    if used & flags::VLAN != 0 {
+        let vlan = origin.vlan();
+        if vlan != 0 {
+            best = min(best, lookup_key(image, header::VLANS, vlan as u64));
+        }
+    }
+    if used & (flags::SOURCE | flags::DSCP | flags::VLAN) != 0 && origin.blind() {
         best = min(best, image.word(header::BLIND_TAG));
     }
     if used & flags::UID != 0

@@ -150,6 +150,14 @@ impl Origin for SkbOrigin<'_> {
     }
 
     #[inline(always)]
+    fn vlan(&self) -> u32 {
+        // The outermost tag is kept beside the frame, as a rule.
+        let raw = self.skb.raw();
+        let beside = if raw.vlan_present != 0 { raw.vlan_tci & 0xfff } else { 0 };
+        if beside != 0 { beside } else { self.parsed.vlan }
+    }
+
+    #[inline(always)]
     fn blind(&self) -> bool {
         self.parsed.is_blind()
     }

@@ -158,6 +158,11 @@ impl Origin for XdpOrigin<'_> {
     }
 
     #[inline(always)]
+    fn vlan(&self) -> u32 {
+        self.parsed.vlan
+    }
+
+    #[inline(always)]
     fn blind(&self) -> bool {
         self.parsed.is_blind()
     }

@@ -73,12 +73,17 @@ impl Gateway {
 
     /// Packets that XDP counted.
     fn judged(&self, reason: Reason, verdict: Verdict) -> u64 {
+        self.counted("xdp_counters", None, reason, verdict)
+    }
+
+    /// Packets of a tag, or of any.
+    fn counted(&self, counters: &str, tag: Option<&str>, reason: Reason, verdict: Verdict) -> u64 {
         let status = self.status();
-        let counters = status["xdp_counters"].as_array().unwrap().clone();
+        let counters = status[counters].as_array().unwrap().clone();
         let wanted = |c: &&Value| {
             c["reason"] == reason.as_str()
                 && c["verdict"] == verdict.as_str()
-                && !c["tag"].is_null()
+                && c["tag"].as_str().is_some_and(|found| tag.is_none_or(|tag| found == tag))
         };
         counters.iter().filter(wanted).map(|c| c["packets"].as_u64().unwrap()).sum()
     }
@@ -311,6 +316,58 @@ fn xdp_judges_vlan_frames() {
         assert_eq!(moved(vec![frame(place::ABROAD[0]); 3]), (3, 0), "{what}");
         assert_eq!(moved(vec![frame(place::DOMESTIC[0]); 3]), (0, 3), "{what}");
     }
+}
+
+/// The outermost VLAN tag that has an id selects, in XDP and in tc, whether the tag is in the frame or
+/// beside it; no other id and no inner one does.
+#[test]
+fn vlan_selects() {
+    require_root!();
+    let _turn = turn();
+    let IpAddr::V4(to) = ip(place::ABROAD[0]) else { panic!("IPv4 only") };
+    let inner =
+        ip4(CLIENT4, to, UDP).wrap(&packet::udp(CLIENT4.into(), to.into(), 4000, 9000, b"vlan"));
+    let single = |id| eth(ETH_VLAN, &packet::vlan(id, ETH_IP, &inner));
+    let double = |outer, inside| {
+        let tagged = packet::vlan(inside, ETH_IP, &inner);
+        eth(packet::ETH_QINQ, &packet::vlan(outer, ETH_VLAN, &tagged))
+    };
+    let cases = [
+        ("its id", single(120), true),
+        ("its id with a priority", single(0xa000 | 120), true),
+        ("another id", single(121), false),
+        ("a priority tag", single(0), false),
+        ("the outer id", double(120, 7), true),
+        ("the inner id", double(7, 120), false),
+        ("behind a priority tag", double(0, 120), true),
+        ("no tag", eth(ETH_IP, &inner), false),
+    ];
+    let judge = |gateway: &Gateway, ns: &Netns, interface: &str, counters: &str| {
+        let blocked =
+            || gateway.counted(counters, Some("segment"), Reason::ForeignLocation, Verdict::Block);
+        for (what, frame, is_blocked) in &cases {
+            let before = blocked();
+            let frames = vec![frame.clone(); 3];
+            Workload::new(ns).frames(interface, frames, FrameMode::Normal).unwrap();
+            thread::sleep(WAIT);
+            let expected = if *is_blocked { 3 } else { 0 };
+            assert_eq!(blocked() - before, expected, "{counters} {interface}: {what}");
+        }
+    };
+    let segment = tag("segment", 2, "vlan = 120");
+    let gateway = Gateway::new();
+    let _agent = gateway.run(&policy("enforce", &segment), NO_UPLINK);
+    judge(&gateway, &gateway.client, "eth0", "xdp_counters");
+    // Frames that arrive have their outermost tag beside them when tc sees them; those that a packet
+    // socket sends have it inside.
+    let port = tag("port", 1, &format!("interface = \"{POD_SIDE}\"")) + "mode = \"audit\"\n";
+    let text = policy("enforce", &(port + &segment));
+    let gateway = Gateway::new();
+    let path = gateway.host.write("tc.toml", &text).unwrap();
+    let args = ["--policy", path.to_str().unwrap(), "--interface", UPLINK];
+    let _agent = Agent::start(&gateway.host, &gateway.lab.work, &args).unwrap();
+    judge(&gateway, &gateway.client, "eth0", "counters");
+    judge(&gateway, &gateway.lab.work, UPLINK, "counters");
 }
 
 /// With tc on the uplink: a packet that XDP stops is on record once; one that XDP never sees is tc's.

@@ -183,6 +183,7 @@ impl Core {
     /// Interfaces before sockets: packets are the boundary.
     fn attach(&mut self) -> Result<(), DatapathError> {
         let names = self.origin.names();
+        self.datapath.prepare(self.cgroups.is_some());
         let interfaces = self.wiring.rescan(&mut self.datapath, &self.live.meta, &names);
         if let Some(root) = &self.cgroups {
             self.wiring.attach_sockets(&mut self.datapath, root)?;

@@ -4,7 +4,9 @@ use std::{
     collections::BTreeSet,
     fs, io,
     os::fd::{AsFd as _, BorrowedFd},
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
 };
 
 use aya::{
@@ -104,33 +106,46 @@ impl Datapath {
 
     /// Verifies every program of the object, needed or not.
     pub fn load_all(&mut self) -> Result<(), DatapathError> {
-        for name in PROGRAMS {
-            self.ensure(name)?;
+        self.ensure_all(&PROGRAMS)
+    }
+
+    /// Verifies at once what nearly every node will attach. What fails here fails again, and is
+    /// reported, where it is needed.
+    pub fn prepare(&mut self, sockets: bool) {
+        let hooks = attach::SOCKET_HOOKS.iter().map(|hook| hook.1).chain([guard::PROGRAM]);
+        let names: Vec<_> = ["sov_egress"].into_iter().chain(hooks.filter(|_| sockets)).collect();
+        if let Err(e) = self.ensure_all(&names) {
+            log::debug!("{e}");
         }
-        Ok(())
     }
 
     /// Verifies one program, once.
     fn ensure(&mut self, name: &'static str) -> Result<(), DatapathError> {
-        let fail = |problem: String| DatapathError::Program { program: name, problem };
-        let program =
-            self.ebpf.program_mut(name).ok_or_else(|| fail("not in the object".into()))?;
-        if program.fd().is_ok() {
-            return Ok(());
+        self.ensure_all(&[name])
+    }
+
+    /// Verifies programs, each once and on a thread of its own: the kernel verifies what a privileged
+    /// process loads side by side.
+    fn ensure_all(&mut self, names: &[&'static str]) -> Result<(), DatapathError> {
+        if let Some(missing) = names.iter().find(|name| self.ebpf.program(name).is_none()) {
+            let problem = "not in the object".into();
+            return Err(DatapathError::Program { program: missing, problem });
         }
-        match program {
-            Program::SchedClassifier(p) => p.load(),
-            Program::CgroupSockAddr(p) => p.load(),
-            Program::CgroupSkb(p) => p.load(),
-            Program::Xdp(p) => p.load(),
-            other => return Err(fail(format!("unexpected type {:?}", other.prog_type()))),
+        let wanted = self.ebpf.programs_mut().filter_map(|(name, program)| {
+            let name = names.iter().find(|wanted| **wanted == name)?;
+            program.fd().is_err().then_some((*name, program))
+        });
+        let mut wanted: Vec<_> = wanted.collect();
+        if let [(name, program)] = &mut wanted[..] {
+            return verify(name, program);
         }
-        .map_err(|e| fail(attach::chain(&e)))?;
-        if let Ok(info) = program.info() {
-            let count = info.verified_instruction_count().unwrap_or(0);
-            log::debug!("program {name}: {count} instructions verified");
-        }
-        Ok(())
+        thread::scope(|scope| {
+            let runs = wanted.into_iter().map(|(name, program)| scope.spawn(|| verify(name, program)));
+            let runs: Vec<_> = runs.collect();
+            let ends = runs.into_iter().map(|run| run.join().unwrap_or_else(|p| resume_unwind(p)));
+            // Every one is waited for before the first error is returned.
+            ends.collect::<Vec<_>>().into_iter().collect()
+        })
     }
 
     pub fn pins(&self) -> &Pins {
@@ -177,11 +192,11 @@ impl Datapath {
         let cgroup = self.cgroup.take();
         let (old_ebpf, old_slot) = (std::mem::replace(&mut self.ebpf, ebpf), self.slot);
         self.slot = size;
-        let needed = (interfaces.iter())
+        let needed: Vec<_> = (interfaces.iter())
             .map(|(interface, direction)| direction.program(interface.ethernet))
-            .chain(attach::SOCKET_HOOKS.iter().map(|hook| hook.1).filter(|_| cgroup.is_some()));
-        let loaded = needed.map(|name| self.ensure(name)).collect::<Result<Vec<()>, _>>();
-        if let Err(e) = loaded {
+            .chain(attach::SOCKET_HOOKS.iter().map(|hook| hook.1).filter(|_| cgroup.is_some()))
+            .collect();
+        if let Err(e) = self.ensure_all(&needed) {
             (self.ebpf, self.slot) = (old_ebpf, old_slot);
             (self.interfaces, self.cgroup) = (interfaces, cgroup);
             let _ = fs::remove_file(&path);
@@ -233,9 +248,7 @@ impl Datapath {
     }
 
     pub fn attach_cgroup(&mut self, root: &CgroupRoot) -> Result<Vec<Attached>, DatapathError> {
-        for (_, name) in attach::SOCKET_HOOKS {
-            self.ensure(name)?;
-        }
+        self.ensure_all(&attach::SOCKET_HOOKS.map(|hook| hook.1))?;
         let mut done = attach::attach_cgroup(&mut self.ebpf, &self.pins, root)?;
         self.cgroup = Some(root.clone());
         match self.ensure(guard::PROGRAM) {
@@ -307,6 +320,23 @@ impl Datapath {
         };
         Ok(fd.map_err(|_| fail("not loaded"))?.as_fd())
     }
+}
+
+fn verify(name: &'static str, program: &mut Program) -> Result<(), DatapathError> {
+    let fail = |problem: String| DatapathError::Program { program: name, problem };
+    match program {
+        Program::SchedClassifier(p) => p.load(),
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSkb(p) => p.load(),
+        Program::Xdp(p) => p.load(),
+        other => return Err(fail(format!("unexpected type {:?}", other.prog_type()))),
+    }
+    .map_err(|e| fail(attach::chain(&e)))?;
+    if let Ok(info) = program.info() {
+        let count = info.verified_instruction_count().unwrap_or(0);
+        log::debug!("program {name}: {count} instructions verified");
+    }
+    Ok(())
 }
 
 /// Opens the object on the pinned maps. `image` is the outer map's pin, made for slots of `slot` words.

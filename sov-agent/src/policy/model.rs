@@ -153,6 +153,8 @@ pub enum Selector {
     Source(IpNet),
     /// 0 to 63.
     Dscp(u8),
+    /// Id of IEEE 802.1Q, 1 to 4094.
+    Vlan(u16),
     Interface(String),
     Uid(u32),
 }

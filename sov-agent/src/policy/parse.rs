@@ -443,7 +443,7 @@ fn read_tag(findings: &mut Findings, fields: &Fields<'_, '_>) -> Option<Tag> {
     })
 }
 
-const SELECTOR: [&str; 6] = ["cgroup", "mark", "source", "dscp", "interface", "uid"];
+const SELECTOR: [&str; 7] = ["cgroup", "mark", "source", "dscp", "vlan", "interface", "uid"];
 
 fn read_selector(findings: &mut Findings, value: &Value<'_>) -> Option<Selector> {
     let fields = findings.table("select", value, &SELECTOR)?;
@@ -463,6 +463,10 @@ fn read_selector(findings: &mut Findings, value: &Value<'_>) -> Option<Selector>
         "dscp" => {
             let number = findings.integer(key, value, 0, 63)?;
             u8::try_from(number.value).ok().map(Selector::Dscp)
+        }
+        "vlan" => {
+            let number = findings.integer(key, value, 1, 4094)?;
+            u16::try_from(number.value).ok().map(Selector::Vlan)
         }
         "uid" => {
             if let DeValue::String(_) = value.get_ref() {

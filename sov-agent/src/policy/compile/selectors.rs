@@ -46,6 +46,7 @@ pub(super) fn resolve(
                 Selector::Mark { value, mask } => spec.marks.push((*value, *mask, slot)),
                 Selector::Source(net) => sources.push((*net, tag.rank.value, slot)),
                 Selector::Dscp(dscp) => spec.dscps.push((*dscp, slot)),
+                Selector::Vlan(vlan) => spec.vlans.push((*vlan, slot)),
                 Selector::Interface(name) => match env.interfaces.get(name) {
                     Some(index) => spec.interfaces.push((*index, slot)),
                     None => missing("interface", name),

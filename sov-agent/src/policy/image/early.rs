@@ -1,6 +1,6 @@
 //! What the socket hooks may do on behalf of the packet hooks.
 //!
-//! They see neither source, DSCP nor the mark that a packet will have. They refuse a call only where no
+//! They see neither source, DSCP, VLAN nor the mark that a packet will have. They refuse a call only where no
 //! selector of those kinds could lead to a tag that would let the packet pass.
 
 use super::spec::{ImageSpec, Mode, Response, TagSpec};
@@ -28,6 +28,7 @@ fn is_hidden(spec: &ImageSpec, slot: u8) -> bool {
     let selectors = &spec.selectors;
     selectors.marks.iter().any(|(.., to)| *to == slot)
         || selectors.dscps.iter().any(|(_, to)| *to == slot)
+        || selectors.vlans.iter().any(|(_, to)| *to == slot)
         || selectors.sources_v4.iter().any(|(_, to)| *to == Some(slot))
         || selectors.sources_v6.iter().any(|(_, to)| *to == Some(slot))
 }

@@ -121,6 +121,9 @@ select = [ { cgroup = "/b.slice/c" }, { interface = "veth-b" } ]
             fn dscp(&self) -> Option<u8> {
                 None
             }
+            fn vlan(&self) -> u32 {
+                0
+            }
             fn blind(&self) -> bool {
                 false
             }

@@ -1,4 +1,4 @@
-//! The selector tables: hash tables by cgroup, user and interface, lists by mark and DSCP, prefix
+//! The selector tables: hash tables by cgroup, user, interface and VLAN, lists by mark and DSCP, prefix
 //! tables by source.
 
 use sov_common::{
@@ -30,9 +30,11 @@ pub(super) fn build(
     let uids: Vec<_> = selectors.uids.iter().map(|(u, slot)| (u64::from(*u), *slot)).collect();
     let interfaces: Vec<_> =
         selectors.interfaces.iter().map(|(i, slot)| (u64::from(*i), *slot)).collect();
+    let vlans: Vec<_> = selectors.vlans.iter().map(|(v, slot)| (u64::from(*v), *slot)).collect();
     for (flag, at, what, keys) in [
         (flags::CGROUP, header::CGROUPS, "cgroup", cgroups),
         (flags::UID, header::UIDS, "uid", uids),
+        (flags::VLAN, header::VLANS, "vlan", vlans),
         (flags::INTERFACE, header::INTERFACES, "interface", interfaces),
     ] {
         if !keys.is_empty() {
@@ -69,11 +71,12 @@ pub(super) fn build(
             words.0.extend([value, mask, tag, 0]);
         }
     }
-    // A frame that hides source and DSCP may be any of these tags': it counts as the strictest.
+    // A frame that hides source, DSCP and VLAN may be any of these tags': it counts as the strictest.
     let by_dscp = selectors.dscps.iter().map(|(_, slot)| *slot);
     let by_v4 = selectors.sources_v4.iter().filter_map(|(_, slot)| *slot);
     let by_v6 = selectors.sources_v6.iter().filter_map(|(_, slot)| *slot);
-    let blind = by_dscp.chain(by_v4).chain(by_v6).map(|slot| order.value(slot)).min();
+    let by_vlan = selectors.vlans.iter().map(|(_, slot)| *slot);
+    let blind = by_dscp.chain(by_vlan).chain(by_v4).chain(by_v6).map(|slot| order.value(slot)).min();
     words.set(header::BLIND_TAG, blind.unwrap_or(NO_TAG));
     if sources(words, selectors, order)? {
         used |= flags::SOURCE;

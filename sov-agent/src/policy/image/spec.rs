@@ -98,6 +98,8 @@ pub struct SelectorSpec {
     pub sources_v6: Vec<(u128, Option<u8>)>,
     /// (DSCP 0 to 63, slot).
     pub dscps: Vec<(u8, u8)>,
+    /// (VLAN id, slot).
+    pub vlans: Vec<(u16, u8)>,
     /// (interface index, slot).
     pub interfaces: Vec<(u32, u8)>,
     /// (user id, slot).

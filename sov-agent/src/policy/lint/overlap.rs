@@ -99,6 +99,7 @@ fn overlap(a: &Selector, b: &Selector) -> Overlap {
             same(a.contains(b) || b.contains(a), format!("sources {a} and {b} overlap"))
         }
         (Selector::Dscp(a), Selector::Dscp(b)) => same(a == b, format!("both select DSCP {a}")),
+        (Selector::Vlan(a), Selector::Vlan(b)) => same(a == b, format!("both select VLAN {a}")),
         (Selector::Interface(a), Selector::Interface(b)) => {
             same(a == b, format!("both select interface {a}"))
         }
