@@ -68,6 +68,9 @@ pub mod header {
     pub const CONTENT_HASH: u32 = 32;
     /// Hash table of selectors by VLAN id.
     pub const VLANS: u32 = 40;
+    /// Selector kinds that the programs which read this image were loaded with; set when it is made
+    /// live, not part of the content hash.
+    pub const KINDS: u32 = 42;
     /// 64 tag entries of 4 words, by slot.
     pub const TAGS: u32 = 64;
     /// Prefix tables: destinations, then sources.
@@ -90,6 +93,8 @@ pub mod flags {
     /// Some tag has `response = "reject"`.
     pub const REJECT: u32 = 1 << 7;
     pub const VLAN: u32 = 1 << 8;
+    /// The kinds of selectors.
+    pub const SELECTORS: u32 = CGROUP | MARK | SOURCE | DSCP | INTERFACE | UID | VLAN;
 }
 
 /// A prefix table: IPv4 at +0, IPv6 at +8. Both hold *codes*: 32 >> width bits each, packed from the low
@@ -220,6 +225,13 @@ pub trait Words {
     #[inline(always)]
     fn zero(&self) -> u32 {
         self.word(header::ZERO)
+    }
+
+    /// Selector kinds that a packet is matched against. The kernel's programs know some of them for a
+    /// constant: code of a kind that no policy uses is removed when they are loaded.
+    #[inline(always)]
+    fn kinds(&self) -> u32 {
+        self.word(header::FLAGS)
     }
 
     /// Class of an IPv4 destination, host byte order. Overridden only to measure the image's own

@@ -30,7 +30,7 @@ pub const MAX_LEVELS: u32 = 12;
 /// Slot of the winning tag, or `None` for untagged traffic.
 #[inline(always)]
 pub fn tag_of<W: Words + ?Sized>(image: &W, origin: &impl Origin) -> Option<u8> {
-    let used = image.word(header::FLAGS);
+    let used = image.kinds();
     // The smallest selector value has the highest rank.
     let mut best = NO_TAG + image.zero();
     if used & flags::INTERFACE != 0 {

@@ -122,6 +122,12 @@ pub(crate) static SOV_PASS: Global<i32> = Global::new(-1);
 /// against it by the verifier.
 #[unsafe(no_mangle)]
 static SOV_SLOT_MASK: Global<u32> = Global::new(MIN_SLOT_WORDS - 1);
+
+/// Selector kinds (`flags::SELECTORS`) that the image may use. Set at load; the verifier removes the code
+/// of all others. The agent makes no image live that uses more.
+#[unsafe(no_mangle)]
+static SOV_KINDS: Global<u32> = Global::new(u32::MAX);
+
 /// Nanoseconds that an answer costs: one second through answers per second and CPU; 0 = never answer.
 /// Set at load.
 #[unsafe(no_mangle)]
@@ -153,6 +159,11 @@ impl Words for Image {
         }
         // SAFETY: the mask keeps the index inside the slot.
         unsafe { *self.words.add((index as u64 & self.mask) as usize) }
+    }
+
+    #[inline(always)]
+    fn kinds(&self) -> u32 {
+        self.word(header::FLAGS) & SOV_KINDS.load()
     }
 
     #[inline(always)]

@@ -154,10 +154,12 @@ impl Rig {
     }
 
     pub(crate) fn publish(&mut self, table: &Table) {
-        let slot = self.publisher.datapath.slot_words();
+        let build =
+            |publisher: &Publisher| (publisher.datapath.slot_words(), publisher.datapath.kinds());
+        let before = build(&self.publisher);
         self.publisher.publish(table);
-        if self.publisher.datapath.slot_words() != slot {
-            // A larger slot is another map: the measuring programs must read that one.
+        if build(&self.publisher) != before {
+            // Other programs have another map: the measuring programs must read that one.
             (self.ebpf, self.runner) = measuring(&self.publisher.datapath);
         }
     }
@@ -214,7 +216,9 @@ fn measuring(datapath: &Datapath) -> (Ebpf, Runner) {
     let mut loader = EbpfLoader::new();
     let mask = datapath.slot_words() - 1;
     loader.override_global("AYA_LOG_LEVEL", &0u8, true);
+    let kinds = datapath.kinds();
     loader.override_global("SOV_SLOT_MASK", &mask, true);
+    loader.override_global("SOV_KINDS", &kinds, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }

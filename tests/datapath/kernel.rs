@@ -30,8 +30,8 @@ const READ: u32 = counter_index(SLOTS, 0, 0);
 
 pub(crate) struct Kernel {
     datapath: RefCell<Datapath>,
-    egress: RefCell<Arc<Program>>,
-    ingress: RefCell<Arc<Program>>,
+    egress: Loaded,
+    ingress: Loaded,
     /// The XDP program is asked instead of the one at tc egress.
     gateway: Option<Gateway>,
     counters: PerCpuArray,
@@ -40,9 +40,35 @@ pub(crate) struct Kernel {
     _host: Host,
 }
 
+/// A program, verified when it is first asked.
+struct Loaded {
+    name: &'static str,
+    program: RefCell<Option<Arc<Program>>>,
+}
+
+impl Loaded {
+    fn new(name: &'static str) -> Self {
+        Self { name, program: RefCell::new(None) }
+    }
+
+    fn get(&self, datapath: &RefCell<Datapath>) -> Arc<Program> {
+        let load = || {
+            let mut datapath = datapath.borrow_mut();
+            let fd = datapath.program(self.name).expect("the program loads");
+            Arc::new(Program::from_fd(fd.try_clone_to_owned().expect("dup")))
+        };
+        Arc::clone(self.program.borrow_mut().get_or_insert_with(load))
+    }
+
+    /// The datapath has others now.
+    fn forget(&self) {
+        *self.program.borrow_mut() = None;
+    }
+}
+
 /// The XDP program. It sees no marks: the low four bits of a mark become the DSCP.
 struct Gateway {
-    program: RefCell<Arc<Program>>,
+    program: Loaded,
     /// Frames asked; every other one lies in two pieces, where the kernel can make such.
     asked: Cell<usize>,
     pieces: bool,
@@ -54,7 +80,7 @@ const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
 impl Gateway {
-    fn passes(&self, frame: &[u8], mark: u32) -> Option<bool> {
+    fn passes(&self, program: &Program, frame: &[u8], mark: u32) -> Option<bool> {
         let mut frame = frame.to_vec();
         let dscp = (mark & 0xf) as u8;
         match frame.get(12..14) {
@@ -68,7 +94,7 @@ impl Gateway {
         let asked = self.asked.replace(self.asked.get() + 1);
         // From "not even the ethertype" to "all but the ports".
         let linear = (self.pieces && asked % 2 == 1).then(|| 14 + asked / 2 % 48);
-        match self.program.borrow().run_xdp(&frame, linear.filter(|l| *l < frame.len())) {
+        match program.run_xdp(&frame, linear.filter(|l| *l < frame.len())) {
             Ok(XDP_DROP | XDP_TX) => Some(false),
             Ok(XDP_PASS) => Some(true),
             Ok(other) => panic!("the program returned {other}"),
@@ -91,16 +117,14 @@ impl Kernel {
             tc: Tc::Tcx,
             log: None,
         };
-        let mut datapath = Datapath::load(&options).expect("the programs load");
-        let egress = RefCell::new(program(&mut datapath, "sov_egress"));
-        let ingress = RefCell::new(program(&mut datapath, "sov_ingress"));
+        let datapath = Datapath::load(&options).expect("the programs load");
         let maps = Pins::new(&host.pin_dir()).path().join("maps");
         let counters = PerCpuArray::open(&maps.join("SOV_COUNTERS"), size_of::<Counter>(), READ);
         let ledger = PerCpuArray::open(&maps.join("SOV_LEDGER"), size_of::<Ledger>(), 1);
         Self {
             datapath: RefCell::new(datapath),
-            egress,
-            ingress,
+            egress: Loaded::new("sov_egress"),
+            ingress: Loaded::new("sov_ingress"),
             gateway: None,
             counters: counters.expect("the counters are pinned"),
             ledger: ledger.expect("the ledger is pinned"),
@@ -111,11 +135,10 @@ impl Kernel {
     /// The same with the XDP program in the place of the one at tc egress, and with its counters.
     pub(crate) fn load_gateway() -> Self {
         let mut kernel = Self::load();
-        let program = program(&mut kernel.datapath.borrow_mut(), "sov_xdp");
-        let pieces = program.run_xdp(&[0; 64], Some(20)).is_ok();
+        let program = Loaded::new("sov_xdp");
+        let pieces = program.get(&kernel.datapath).run_xdp(&[0; 64], Some(20)).is_ok();
         eprintln!("frames in pieces: {pieces}");
-        kernel.gateway =
-            Some(Gateway { program: RefCell::new(program), asked: Cell::new(0), pieces });
+        kernel.gateway = Some(Gateway { program, asked: Cell::new(0), pieces });
         let maps = Pins::new(&kernel._host.pin_dir()).path().join("maps");
         let counters = PerCpuArray::open(&maps.join("SOV_XDP_COUNT"), size_of::<Counter>(), READ);
         kernel.counters = counters.expect("the counters are pinned");
@@ -126,14 +149,14 @@ impl Kernel {
     pub(crate) fn publish(&self, image: &Image, generation: u32) -> Vec<u32> {
         let words = image.live(generation, epoch());
         let mut datapath = self.datapath.borrow_mut();
-        let slot = datapath.slot_words();
+        let made_for = |datapath: &Datapath| (datapath.slot_words(), datapath.kinds());
+        let before = made_for(&datapath);
         datapath.publish(&words).expect("the image is published");
-        if datapath.slot_words() != slot {
-            // A larger slot has programs of its own.
-            *self.egress.borrow_mut() = program(&mut datapath, "sov_egress");
-            *self.ingress.borrow_mut() = program(&mut datapath, "sov_ingress");
+        if made_for(&datapath) != before {
+            self.egress.forget();
+            self.ingress.forget();
             if let Some(gateway) = &self.gateway {
-                *gateway.program.borrow_mut() = program(&mut datapath, "sov_xdp");
+                gateway.program.forget();
             }
         }
         words
@@ -147,14 +170,14 @@ impl Kernel {
     /// `None` where the kernel itself builds no packet of the frame (its IP header is cut off).
     pub(crate) fn try_passes(&self, frame: &[u8], mark: u32) -> Option<bool> {
         match &self.gateway {
-            Some(gateway) => gateway.passes(frame, mark),
-            None => answer(&self.egress.borrow(), frame, mark),
+            Some(gateway) => gateway.passes(&gateway.program.get(&self.datapath), frame, mark),
+            None => answer(&self.program(), frame, mark),
         }
     }
 
     /// The same for the program at the ingress of a workload's interface.
     pub(crate) fn enters(&self, frame: &[u8], mark: u32) -> Option<bool> {
-        answer(&self.ingress.borrow(), frame, mark)
+        answer(&self.ingress.get(&self.datapath), frame, mark)
     }
 
     /// Packet counters as they stand, flat.
@@ -196,13 +219,8 @@ impl Kernel {
     }
 
     pub(crate) fn program(&self) -> Arc<Program> {
-        Arc::clone(&self.egress.borrow())
+        self.egress.get(&self.datapath)
     }
-}
-
-fn program(datapath: &mut Datapath, name: &'static str) -> Arc<Program> {
-    let fd = datapath.program(name).expect("the program loads");
-    Arc::new(Program::from_fd(fd.try_clone_to_owned().expect("dup")))
 }
 
 fn answer(program: &Program, frame: &[u8], mark: u32) -> Option<bool> {

@@ -194,6 +194,34 @@ fn at_xdp_ten_random_policies_agree() {
     assert!(tally.packets > 100_000, "{tally:?}");
 }
 
+/// The code of selector kinds that no policy has used is not in the program; one that comes is, and stays.
+#[test]
+fn unused_selector_kinds_cost_nothing() {
+    require_root!();
+    let kernel = Kernel::load();
+    let policy = |select: &str| {
+        let marked = "select = [ { mark =";
+        assert!(rules::POLICY.contains(marked));
+        rules::POLICY.replace(marked, &format!("select = [ {select} {{ mark ="))
+    };
+    let all = "{ dscp = 34 }, { uid = 990 }, { vlan = 120 }, { source = \"10.99.0.0/16\" },";
+    let texts = [policy(""), policy("{ dscp = 34 },"), policy(all), policy("")];
+    let mut sizes = vec![];
+    let to = "198.51.100.7".parse().unwrap();
+    let mut frame = sov_tests::packet::udp_frame(sov_tests::lab::SOURCE4.into(), to, 9, b"");
+    frame[15] = 34 << 2;
+    for (i, text) in texts.iter().enumerate() {
+        kernel.publish(&worlds::compile_small(text), i as u32 + 1);
+        let by_dscp = text.contains("dscp");
+        assert_eq!(kernel.passes(&frame, 0), !by_dscp, "{text}");
+        assert!(!kernel.passes(&frame, rules::MARK), "{text}");
+        sizes.push(kernel.program().translated_bytes().unwrap());
+    }
+    eprintln!("bytes: {sizes:?}");
+    assert!(sizes[0] < sizes[1] && sizes[1] < sizes[2], "{sizes:?}");
+    assert_eq!(sizes[2], sizes[3], "programs are not replaced by such that know less");
+}
+
 /// The parser's table at XDP. There is no mark there: everything has the tag.
 #[test]
 fn at_xdp_parser_rules() {

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const OBJ_GET: libc::c_int = 7;
 const PROG_TEST_RUN: libc::c_int = 10;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 
 /// `struct __sk_buff`, as far as PROG_TEST_RUN lets callers set it.
@@ -95,6 +96,34 @@ impl Program {
 
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+
+    /// Size of the program after the verifier has removed what is never reached.
+    pub fn translated_bytes(&self) -> io::Result<u32> {
+        #[repr(C)]
+        struct Attr {
+            fd: u32,
+            length: u32,
+            info: u64,
+        }
+        /// Front of `struct bpf_prog_info`.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Info {
+            kind: u32,
+            id: u32,
+            tag: [u8; 8],
+            jited: u32,
+            translated: u32,
+        }
+        let mut info = Info::default();
+        let mut attr = Attr {
+            fd: self.0.as_raw_fd() as u32,
+            length: size_of::<Info>() as u32,
+            info: (&raw mut info) as u64,
+        };
+        bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+        Ok(info.translated)
     }
 
     /// Runs the program on one frame and returns its return code.

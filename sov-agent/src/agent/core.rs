@@ -280,6 +280,11 @@ impl Core {
             Ok(live) => {
                 log::info!("generation {} is live: {}", live.generation, live.meta.name);
                 self.live = live;
+                if self.config.kernel_log.is_some()
+                    && let Some(log) = self.datapath.kernel_log()
+                {
+                    self.kernel_log = Some(log);
+                }
                 true
             }
             Err(e) => {

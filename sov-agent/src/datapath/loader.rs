@@ -16,12 +16,15 @@ use aya::{
 };
 use sov_common::{
     abi::{Answers, FlowKey, FlowValue, Ledger},
-    image::{MIN_SLOT_WORDS, slot_words},
+    image::MIN_SLOT_WORDS,
 };
 
 use super::{
     Attached, CgroupRoot, CounterRow, DatapathError, Direction, EventReader, FlowEntry, Interface,
-    KernelLog, LiveImage, Pins, Tc, attach, guard, pins::mount_bpffs, slot, stats, xdp,
+    KernelLog, LiveImage, Pins, Tc, attach, guard,
+    pins::mount_bpffs,
+    slot::{self, Build},
+    stats, xdp,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sov.o"));
@@ -74,8 +77,7 @@ pub struct Datapath {
     ebpf: Ebpf,
     pins: Pins,
     options: Options,
-    /// Words of the image slot that the programs were loaded for.
-    slot: u32,
+    build: Build,
     /// What was attached, to be attached again when the programs are replaced.
     interfaces: Vec<(Interface, Direction)>,
     cgroup: Option<CgroupRoot>,
@@ -91,17 +93,17 @@ impl Datapath {
         let pins = Pins::new(&options.pins);
         pins.create()?;
         let path = pins.map(IMAGE);
-        let slot = match slot::pinned(&path)? {
-            Some(slot) => slot,
+        let build = match slot::pinned(&path)? {
+            Some(build) => build,
             None => {
                 slot::create(MIN_SLOT_WORDS, &path)?;
-                MIN_SLOT_WORDS
+                Build { slot: MIN_SLOT_WORDS, kinds: 0 }
             }
         };
-        let mut ebpf = open(options, &pins, &path, slot)?;
+        let mut ebpf = open(options, &pins, &path, build)?;
         guard::claim(&mut ebpf, &pins)?;
         let options = options.clone();
-        Ok(Self { ebpf, pins, options, slot, interfaces: Vec::new(), cgroup: None })
+        Ok(Self { ebpf, pins, options, build, interfaces: Vec::new(), cgroup: None })
     }
 
     /// Verifies every program of the object, needed or not.
@@ -140,7 +142,8 @@ impl Datapath {
             return verify(name, program);
         }
         thread::scope(|scope| {
-            let runs = wanted.into_iter().map(|(name, program)| scope.spawn(|| verify(name, program)));
+            let runs =
+                wanted.into_iter().map(|(name, program)| scope.spawn(|| verify(name, program)));
             let runs: Vec<_> = runs.collect();
             let ends = runs.into_iter().map(|run| run.join().unwrap_or_else(|p| resume_unwind(p)));
             // Every one is waited for before the first error is returned.
@@ -152,7 +155,7 @@ impl Datapath {
         &self.pins
     }
 
-    /// The kernel-side log; can be taken once.
+    /// The kernel-side log; can be taken once, and again when the programs were replaced.
     pub fn kernel_log(&mut self) -> Option<KernelLog> {
         KernelLog::new(&mut self.ebpf)
     }
@@ -160,51 +163,60 @@ impl Datapath {
     /// Makes `words` the live image. Returns after every packet that was judged by the old one is
     /// through; the old slot is freed then.
     pub fn publish(&mut self, words: &[u32]) -> Result<(), DatapathError> {
-        match slot_words(words.len()) {
-            Some(size) if size <= self.slot => publish(&mut self.ebpf, self.slot, words),
-            Some(size) => self.grow(size, words),
-            None => Err(DatapathError::System {
-                what: format!("an image of {} KiB", words.len() / 256),
-                source: io::ErrorKind::FileTooLarge.into(),
-            }),
+        let build = self.build.with(words).ok_or_else(|| DatapathError::System {
+            what: format!("an image of {} KiB", words.len() / 256),
+            source: io::ErrorKind::FileTooLarge.into(),
+        })?;
+        if build == self.build {
+            return publish(&mut self.ebpf, build, words);
         }
+        self.replace(build, words)
     }
 
     /// Words of the slot that holds the live image.
     pub fn slot_words(&self) -> u32 {
-        self.slot
+        self.build.slot
     }
 
-    /// Replaces maps and programs by such with a larger slot. Packets are judged by the old image until
+    /// Selector kinds (`flags::SELECTORS`) that the programs look at.
+    pub fn kinds(&self) -> u32 {
+        self.build.kinds
+    }
+
+    /// Replaces maps and programs by such that take more. Packets are judged by the old image until
     /// their link has the new program, and there is no moment without one. Until the first link is
     /// touched an error changes nothing.
-    fn grow(&mut self, size: u32, words: &[u32]) -> Result<(), DatapathError> {
+    fn replace(&mut self, build: Build, words: &[u32]) -> Result<(), DatapathError> {
         let path = self.pins.map("SOV_IMAGE_NEW");
         let pin_error = |source| DatapathError::Pin { path: path.clone(), source };
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(pin_error(e)),
             _ => {}
         }
-        slot::create(size, &path)?;
-        let mut ebpf = open(&self.options, &self.pins, &path, size)?;
-        publish(&mut ebpf, size, words)?;
+        slot::create(build.slot, &path)?;
+        let mut ebpf = open(&self.options, &self.pins, &path, build)?;
+        publish(&mut ebpf, build, words)?;
         let interfaces: Vec<_> = self.interfaces.drain(..).collect();
         let cgroup = self.cgroup.take();
-        let (old_ebpf, old_slot) = (std::mem::replace(&mut self.ebpf, ebpf), self.slot);
-        self.slot = size;
+        let (old_ebpf, old) = (std::mem::replace(&mut self.ebpf, ebpf), self.build);
+        self.build = build;
         let needed: Vec<_> = (interfaces.iter())
             .map(|(interface, direction)| direction.program(interface.ethernet))
             .chain(attach::SOCKET_HOOKS.iter().map(|hook| hook.1).filter(|_| cgroup.is_some()))
             .collect();
         if let Err(e) = self.ensure_all(&needed) {
-            (self.ebpf, self.slot) = (old_ebpf, old_slot);
+            (self.ebpf, self.build) = (old_ebpf, old);
             (self.interfaces, self.cgroup) = (interfaces, cgroup);
             let _ = fs::remove_file(&path);
             return Err(e);
         }
         // From here on the new map is the one that a restarted agent takes over.
         fs::rename(&path, self.pins.map(IMAGE)).map_err(pin_error)?;
-        log::info!("the image slot has grown from {} to {} KiB", old_slot / 256, size / 256);
+        if build.slot != old.slot {
+            let kib = |build: Build| build.slot / 256;
+            log::info!("the image slot has grown from {} to {} KiB", kib(old), kib(build));
+        }
+        log::debug!("programs for selector kinds {:#x}, before {:#x}", build.kinds, old.kinds);
         let mut first_error = None;
         for (interface, direction) in interfaces {
             match self.attach_interface(&interface, direction) {
@@ -339,11 +351,11 @@ fn verify(name: &'static str, program: &mut Program) -> Result<(), DatapathError
     Ok(())
 }
 
-/// Opens the object on the pinned maps. `image` is the outer map's pin, made for slots of `slot` words.
-fn open(options: &Options, pins: &Pins, image: &Path, slot: u32) -> Result<Ebpf, DatapathError> {
+/// Opens the object on the pinned maps. `image` is the outer map's pin, made for slots of that size.
+fn open(options: &Options, pins: &Pins, image: &Path, build: Build) -> Result<Ebpf, DatapathError> {
     let pass: i32 = if options.pass_is_final { 0 } else { -1 };
     let level = options.log.map_or(0u8, |level| level as u8);
-    let mask = slot - 1;
+    let mask = build.slot - 1;
     let cost: u64 = 1_000_000_000u64.checked_div(options.reject_rate.into()).unwrap_or(0);
     let netns = guard::netns_cookie();
     let paths: Vec<_> = MAPS.iter().map(|name| (*name, pins.map(name))).collect();
@@ -351,6 +363,7 @@ fn open(options: &Options, pins: &Pins, image: &Path, slot: u32) -> Result<Ebpf,
     loader
         .override_global("SOV_PASS", &pass, true)
         .override_global("SOV_SLOT_MASK", &mask, true)
+        .override_global("SOV_KINDS", &build.kinds, true)
         .override_global("SOV_ANSWER_COST", &cost, true)
         .override_global("SOV_NETNS", &netns, true)
         .override_global(aya_log::LEVEL, &level, false)
@@ -362,9 +375,9 @@ fn open(options: &Options, pins: &Pins, image: &Path, slot: u32) -> Result<Ebpf,
     loader.load(OBJECT).map_err(|e| DatapathError::Load { problem: attach::chain(&e) })
 }
 
-fn publish(ebpf: &mut Ebpf, slot: u32, words: &[u32]) -> Result<(), DatapathError> {
+fn publish(ebpf: &mut Ebpf, build: Build, words: &[u32]) -> Result<(), DatapathError> {
     let map = ebpf.map_mut(IMAGE).ok_or(DatapathError::NoMap { map: IMAGE })?;
-    slot::publish(&mut ArrayOfMaps::try_from(map).map_err(map_error(IMAGE))?, slot, words)
+    slot::publish(&mut ArrayOfMaps::try_from(map).map_err(map_error(IMAGE))?, build, words)
 }
 
 pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::maps::{ArrayOfMaps, MapData, MapError, MapFd};
-use sov_common::image::{MAGIC, header};
+use sov_common::image::{MAGIC, flags, header, slot_words};
 
 use super::{DatapathError, sys};
 
@@ -29,9 +29,30 @@ pub(super) fn create(words: u32, path: &Path) -> Result<(), DatapathError> {
     })
 }
 
-/// Words of the slot behind a pinned outer map. An outer map without an image was never judged by: it is
-/// removed, and counts as none.
-pub(super) fn pinned(path: &Path) -> Result<Option<u32>, DatapathError> {
+/// What programs are loaded for: constants that the verifier knows. A larger one takes in all that a
+/// smaller one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Build {
+    /// Words of the image slot.
+    pub(super) slot: u32,
+    /// Selector kinds, `flags::SELECTORS`.
+    pub(super) kinds: u32,
+}
+
+impl Build {
+    /// The smallest that takes in this one and an image; `None`: no slot is that large.
+    pub(super) fn with(self, image: &[u32]) -> Option<Self> {
+        let flags = image.get(header::FLAGS as usize).copied().unwrap_or(0);
+        Some(Self {
+            slot: self.slot.max(slot_words(image.len())?),
+            kinds: self.kinds | flags & flags::SELECTORS,
+        })
+    }
+}
+
+/// What the programs behind a pinned outer map were loaded for. An outer map without an image was never
+/// judged by: it is removed, and counts as none.
+pub(super) fn pinned(path: &Path) -> Result<Option<Build>, DatapathError> {
     let map_error = |source| DatapathError::Map { map: MAP, source };
     if !path.exists() {
         return Ok(None);
@@ -39,9 +60,10 @@ pub(super) fn pinned(path: &Path) -> Result<Option<u32>, DatapathError> {
     let map = aya::maps::Map::ArrayOfMaps(MapData::from_pin(path).map_err(map_error)?);
     let images = ArrayOfMaps::<_, MapData>::try_from(&map).map_err(map_error)?;
     match images.get(&0, 0) {
-        Ok(slot) => {
-            let bytes = slot.info().map_err(map_error)?.value_size();
-            Ok(Some(bytes / 4))
+        Ok(map) => {
+            let slot = map.info().map_err(map_error)?.value_size() / 4;
+            let kinds = header_of(&map)?.word(header::KINDS) & flags::SELECTORS;
+            Ok(Some(Build { slot, kinds }))
         }
         Err(MapError::KeyNotFound) => {
             fs::remove_file(path)
@@ -52,13 +74,14 @@ pub(super) fn pinned(path: &Path) -> Result<Option<u32>, DatapathError> {
     }
 }
 
-/// Fills a fresh slot of `size` words with an image and makes it the live one. Returns after every packet
+/// Fills a fresh slot with an image and makes it the live one. Returns after every packet
 /// that was judged by the old image is through (the kernel waits for RCU); the old slot is freed by then.
 pub(super) fn publish(
     images: &mut Images<'_>,
-    size: u32,
+    build: Build,
     words: &[u32],
 ) -> Result<(), DatapathError> {
+    let size = build.slot;
     let map_error = |source| DatapathError::Map { map: MAP, source };
     let failed = |what: &str| {
         let what = what.to_owned();
@@ -68,6 +91,7 @@ pub(super) fn publish(
     let slot = MapData::from_fd(slot).map_err(map_error)?;
     let mapping = Mapping::new(&slot, size, true).map_err(failed("mapping an image slot"))?;
     mapping.write(words);
+    mapping.set(header::KINDS, build.kinds);
     drop(mapping);
     images.set(0, slot.fd(), 0).map_err(map_error)
 }
@@ -93,11 +117,7 @@ pub(super) fn live(
         Err(MapError::KeyNotFound) => return Ok(None),
         Err(source) => return Err(DatapathError::Map { map: MAP, source }),
     };
-    let size = header::END;
-    let mapping = Mapping::new(&map, size, false).map_err(|source| DatapathError::System {
-        what: "mapping the live image".into(),
-        source,
-    })?;
+    let mapping = header_of(&map)?;
     let hash = |at: u32| {
         let mut bytes = [0; 32];
         for (i, out) in bytes.chunks_exact_mut(4).enumerate() {
@@ -115,6 +135,11 @@ pub(super) fn live(
         content_hash: hash(header::CONTENT_HASH),
         words: mapping.word(header::WORDS),
     }))
+}
+
+fn header_of(slot: &MapData) -> Result<Mapping, DatapathError> {
+    let failed = |source| DatapathError::System { what: "mapping the live image".into(), source };
+    Mapping::new(slot, header::END, false).map_err(failed)
 }
 
 /// The first `words` of a slot in this process's memory.
@@ -144,6 +169,13 @@ impl Mapping {
         let count = words.len().min(self.words);
         // SAFETY: the mapping is that long, writable, and nobody else knows it yet.
         unsafe { std::ptr::copy_nonoverlapping(words.as_ptr(), self.at.as_ptr(), count) };
+    }
+
+    /// Only for a writable mapping.
+    fn set(&self, index: u32, value: u32) {
+        assert!((index as usize) < self.words);
+        // SAFETY: inside the mapping, which nobody else knows yet.
+        unsafe { self.at.add(index as usize).write(value) };
     }
 
     /// 0 behind the end.

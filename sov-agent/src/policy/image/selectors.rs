@@ -76,7 +76,8 @@ pub(super) fn build(
     let by_v4 = selectors.sources_v4.iter().filter_map(|(_, slot)| *slot);
     let by_v6 = selectors.sources_v6.iter().filter_map(|(_, slot)| *slot);
     let by_vlan = selectors.vlans.iter().map(|(_, slot)| *slot);
-    let blind = by_dscp.chain(by_vlan).chain(by_v4).chain(by_v6).map(|slot| order.value(slot)).min();
+    let blind =
+        by_dscp.chain(by_vlan).chain(by_v4).chain(by_v6).map(|slot| order.value(slot)).min();
     words.set(header::BLIND_TAG, blind.unwrap_or(NO_TAG));
     if sources(words, selectors, order)? {
         used |= flags::SOURCE;
