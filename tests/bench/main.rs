@@ -6,6 +6,7 @@
 
 mod around;
 mod environment;
+mod memory;
 mod model;
 mod peers;
 mod programs;
@@ -19,6 +20,7 @@ mod targets;
 mod tcp;
 mod upkeep;
 mod wire;
+mod xdp;
 
 use std::env;
 
@@ -152,6 +154,12 @@ fn run(
         if wanted("upkeep") {
             sections.push(upkeep::section(&mut rig, &tables, &refused, effort, &progress));
         }
+    }
+    if wanted("memory") {
+        sections.push(memory::section(&progress));
+    }
+    if wanted("xdp") {
+        sections.push(xdp::section(&mut Around::load(), &tables, effort, &progress));
     }
     if wanted("wire") || wanted("tcp") || wanted("cores") {
         progress.step("a network for every filter");

@@ -53,6 +53,16 @@ pub(crate) fn nftables(
     command(ns, "nft", &["-f", &path], "")
 }
 
+/// Packets that the rules of [`nftables`] have dropped.
+pub(crate) fn dropped(ns: &Netns) -> u64 {
+    let listed = ns.command("nft").args(["-t", "list", "ruleset"]).output();
+    let text = listed.map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
+    let text = text.unwrap_or_default();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let counters = words.windows(2).filter(|pair| pair[0] == "packets");
+    counters.filter_map(|pair| pair[1].parse::<u64>().ok()).sum()
+}
+
 /// Replaces the sets of a namespace and the two rules of its OUTPUT chains.
 pub(crate) fn ipset(ns: &Netns, table: &Table) -> Result<(), String> {
     for iptables in ["iptables-legacy", "ip6tables-legacy"] {

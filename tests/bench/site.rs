@@ -3,7 +3,10 @@
 
 use std::{fs, net::IpAddr, path::Path};
 
-use sov_agent::datapath::{CgroupRoot, Datapath, Direction, EventReader, Options, Tc, interfaces};
+use sov_agent::{
+    datapath::{CgroupRoot, Datapath, Direction, EventReader, Options, Tc, interfaces},
+    policy::image::Image,
+};
 use sov_tests::{
     agent::Host,
     cgroup::Cgroup,
@@ -94,6 +97,7 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
+    /// On the interface called [`UPLINK`].
     pub(crate) fn attach(ns: &Netns, direction: Direction, cgroup: Option<&Path>) -> Self {
         let host = Host::new().expect("a bpffs");
         let options = Options {
@@ -117,10 +121,15 @@ impl Hooks {
         Self { datapath, events, generation: 0, _host: host }
     }
 
-    pub(crate) fn publish(&mut self, table: &Table) {
+    pub(crate) fn publish(&mut self, image: &Image) {
         self.generation += 1;
-        let words = table.image().live(self.generation, 0);
+        let words = image.live(self.generation, 0);
         self.datapath.publish(&words).expect("the image is published");
+    }
+
+    /// Blocked packets since the maps were made.
+    pub(crate) fn blocked(&self) -> u64 {
+        self.datapath.ledger().expect("the ledger").blocked
     }
 
     /// Reads events as the agent does; known flows stay known.
@@ -166,7 +175,7 @@ impl Site {
         let outcome = match self.filter {
             Filter::None | Filter::Again | Filter::Empty => Ok(()),
             Filter::Ours | Filter::Whole => {
-                self.hooks.as_mut().expect("ours has hooks").publish(table);
+                self.hooks.as_mut().expect("ours has hooks").publish(table.image());
                 Ok(())
             }
             Filter::NftEgress => peers::nftables(&self.lab.work, table, Hook::Egress, UPLINK),
@@ -196,7 +205,7 @@ pub(crate) fn keep(load: &mut Load, lists: &Lists) {
 pub(crate) struct Lists(TempDir);
 
 /// Blocked destinations of the mixed lists: flows that are known after a round.
-const BLOCKED: usize = 4_096;
+pub(crate) const BLOCKED: usize = 4_096;
 
 impl Lists {
     /// `count` of each.
@@ -205,10 +214,7 @@ impl Lists {
         for family in [4, 6] {
             let some = |allow| -> Vec<u128> {
                 let all = table.judged(family, allow);
-                let routed = |&address: &u128| {
-                    is_routed(address, family) && table.is_listed(address, family) == allow
-                };
-                let mut all = all.into_iter().filter(routed).cycle();
+                let mut all = all.into_iter().filter(|a| is_fair(table, *a, family, allow)).cycle();
                 all.by_ref().take(count.max(BLOCKED)).collect()
             };
             let allowed = &some(true)[..count];
@@ -230,6 +236,11 @@ impl Lists {
         }
         Self(folder)
     }
+}
+
+/// A destination that all filters judge alike.
+pub(crate) fn is_fair(table: &Table, address: u128, family: u8, allow: bool) -> bool {
+    is_routed(address, family) && table.is_listed(address, family) == allow
 }
 
 /// What leaves through the uplink's router from an ordinary socket: no address of this host, its

@@ -93,6 +93,16 @@ impl Table {
         &self.compiled.image
     }
 
+    /// The image for where no selector of the policy can match: everything has the measured tag.
+    pub(crate) fn for_all(&self) -> Image {
+        let tag = self.compiled.meta.tags.iter().find(|tag| tag.slot == self.slot);
+        let name = &tag.expect("the measured tag has a name").name;
+        let text = self.text.lines().filter(|line| !line.starts_with("untagged ="));
+        let text = text.fold(String::new(), |text, line| text + line + "\n");
+        let text = text.replacen("[defaults]", &format!("[defaults]\nuntagged = \"{name}\""), 1);
+        compile(&text, &self.dataset).expect("the policy compiles").image
+    }
+
     /// Policy text and data to image: milliseconds.
     pub(crate) fn build_ms(&self) -> f64 {
         let start = Instant::now();

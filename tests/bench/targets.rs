@@ -1,9 +1,12 @@
 //! What was promised and what was measured. The promises are the project's; none is tuned here.
 
 use crate::{
+    memory::{MAPS, PEAK, STEADY},
     model::{Report, Row, Target},
     programs::{ALLOWED_ROW, KNOWN, LOOKUP, LOOKUP_TRIE, NEW},
+    site::Filter,
     upkeep::{LIVE, SIZE},
+    xdp,
 };
 
 pub(crate) fn judge(report: &Report) -> Vec<Target> {
@@ -38,6 +41,58 @@ pub(crate) fn judge(report: &Report) -> Vec<Target> {
     for (table, limit) in [("embedded", 1.5), ("100k", 6.0)] {
         let size = of(&format!("change.{table}"), SIZE);
         out.push(at_most(&format!("image, {table}"), limit, size, "MiB"));
+    }
+    out.extend(end_to_end(report));
+    for family in [4, 6] {
+        let group = format!("xdp.embedded.{family}");
+        let ours = report.row(&group, xdp::OURS).and_then(by_base);
+        let what = format!("XDP classify and drop, IPv{family}, against a bare XDP drop");
+        out.push(at_least(&what, 0.75, ours, "times"));
+        let nftables = report.row(&group, xdp::NFTABLES).and_then(by_base);
+        let what = format!("XDP classify and drop, IPv{family}, against nftables netdev ingress");
+        out.push(at_least(&what, 5.0, ratio(ours, nftables), "times"));
+    }
+    let memory = |group: &str, row: &str| of(&format!("memory.{group}"), row);
+    out.push(at_most("kernel memory, default configuration", 32.0, memory("kernel", MAPS), "MiB"));
+    out.push(at_most("agent resident, steady", 32.0, memory("agent", STEADY), "MiB"));
+    out.push(at_most("agent resident, peak", 64.0, memory("agent", PEAK), "MiB"));
+    out
+}
+
+/// What a sender notices.
+fn end_to_end(report: &Report) -> Vec<Target> {
+    let mut out = vec![];
+    let by_peer = |group: &str, row: &str| report.row(group, row).and_then(by_base);
+    for (table, limit) in [("embedded", 6.0), ("100k", 8.0)] {
+        for family in [4, 6] {
+            let added = by_peer(&format!("added.raw{family}-allow.{table}"), Filter::Ours.id());
+            let what = format!(
+                "CPU added to raw frames, {table}, IPv{family}: nftables netdev egress over ours"
+            );
+            out.push(at_least(&what, limit, ratio(Some(1.0), added), "times"));
+        }
+    }
+    for table in ["embedded", "100k"] {
+        for family in [4, 6] {
+            let group = format!("added.udp{family}-allow.{table}");
+            let of = |filter: Filter| report.row(&group, filter.id()).and_then(|row| row.value);
+            let what =
+                format!("CPU added to datagrams, {table}, IPv{family}: ipset over our packet hook");
+            out.push(at_least(&what, 3.0, ratio(of(Filter::Ipset), of(Filter::Ours)), "times"));
+        }
+    }
+    for (what, group, filter, limit) in [
+        ("raw frames, all allowed", "raw{}-allow", Filter::Ours, 0.92),
+        ("datagrams, all allowed", "udp{}-allow", Filter::Ours, 0.95),
+        ("datagrams, all allowed, with socket hooks", "udp{}-allow", Filter::Whole, 0.95),
+        ("raw frames, half blocked", "raw{}-mix", Filter::Ours, 1.0),
+    ] {
+        for family in [4, 6] {
+            let group = group.replace("{}", &family.to_string());
+            let rate = by_peer(&format!("rate.{group}.embedded"), filter.id());
+            let what = format!("rate against no filter, IPv{family}, {what}");
+            out.push(at_least(&what, limit, rate, "times"));
+        }
     }
     out
 }

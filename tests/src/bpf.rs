@@ -158,6 +158,31 @@ impl Program {
         Ok(attr.retval)
     }
 
+    /// Runs an XDP program `repeat` times on copies of a frame that are real ones: what it redirects is
+    /// sent. In the network namespace of the calling thread; kernel 5.18.
+    pub fn run_live(&self, frame: &[u8], repeat: u32) -> io::Result<()> {
+        const LIVE_FRAMES: u32 = 1 << 1;
+        let mut attr = TestRunAttr {
+            prog_fd: self.0.as_raw_fd() as u32,
+            retval: 0,
+            data_size_in: frame.len() as u32,
+            data_size_out: 0,
+            data_in: frame.as_ptr() as u64,
+            data_out: 0,
+            repeat,
+            duration: 0,
+            ctx_size_in: 0,
+            ctx_size_out: 0,
+            ctx_in: 0,
+            ctx_out: 0,
+            flags: LIVE_FRAMES,
+            cpu: 0,
+            batch_size: 64,
+            pad: 0,
+        };
+        bpf(PROG_TEST_RUN, &mut attr).map(|_| ())
+    }
+
     /// Runs it `repeat` times; (return code, mean nanoseconds per run).
     pub fn run_repeated(&self, frame: &[u8], ctx: &SkBuff, repeat: u32) -> io::Result<(u32, u32)> {
         let mut attr = TestRunAttr {

@@ -169,7 +169,9 @@ impl Core {
             kernel_log,
             last_check: Instant::now(),
         };
-        match core.attach() {
+        let attached = core.attach();
+        give_back();
+        match attached {
             Ok(()) => Ok(core),
             Err(e) => Err(StartError::Attach {
                 source: Box::new(e),
@@ -285,6 +287,7 @@ impl Core {
                 {
                     self.kernel_log = Some(log);
                 }
+                give_back();
                 true
             }
             Err(e) => {
@@ -313,6 +316,16 @@ impl Core {
 
     pub fn pin_folder(&self) -> PathBuf {
         self.datapath.pins().path().to_path_buf()
+    }
+}
+
+/// Compiling takes tens of MiB that nobody needs until the next policy: the allocator keeps them unless
+/// it is told.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: frees nothing that is in use; thread-safe (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
