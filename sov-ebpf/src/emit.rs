@@ -79,17 +79,24 @@ pub(crate) fn mapped(address: Address) -> [u8; 16] {
 #[inline(always)]
 pub(crate) fn blocked(event: &mut Event, zero: u32) {
     let time = event.time_ns;
-    if !known(&SOV_COUNTERS, &event.key, event.packets, event.bytes, || time) {
+    if !known(&SOV_COUNTERS, false, &event.key, event.packets, event.bytes, || time) {
         record(event, zero);
     }
 }
 
+/// Whether nothing of ours can come in between while a hook counts on its CPU: tc and XDP run with
+/// softirqs off. Tasks do not, and what they add must be whole when a softirq adds.
+#[inline(always)]
+pub(crate) fn is_alone(hook: Hook) -> bool {
+    matches!(hook, Hook::TcEgress | Hook::TcIngress | Hook::Xdp)
+}
+
 /// Counts a blocked packet. `true` = its flow is on record and holds it now; `false` = [`record`] it.
-///
-/// Socket hooks can be interrupted by packet hooks on their CPU: everything here adds atomically.
+/// `alone`: [`is_alone`]; memory of this CPU then needs no atomic sums. Flows are all CPUs'.
 #[inline(always)]
 pub(crate) fn known(
     counters: &Counters,
+    alone: bool,
     key: &FlowKey,
     packets: u64,
     bytes: u64,
@@ -102,9 +109,15 @@ pub(crate) fn known(
     };
     // SAFETY: live per-CPU slots.
     unsafe {
-        add(&raw mut (*counter).packets, packets);
-        add(&raw mut (*counter).bytes, bytes);
-        add(&raw mut (*ledger).blocked, packets);
+        if alone {
+            (*counter).packets += packets;
+            (*counter).bytes += bytes;
+            (*ledger).blocked += packets;
+        } else {
+            add(&raw mut (*counter).packets, packets);
+            add(&raw mut (*counter).bytes, bytes);
+            add(&raw mut (*ledger).blocked, packets);
+        }
     }
     let Some(flow) = SOV_FLOWS.get_ptr_mut(key) else { return false };
     let time = time();
@@ -116,7 +129,11 @@ pub(crate) fn known(
         if (*flow).last_ns < time {
             (*flow).last_ns = time;
         }
-        add(&raw mut (*ledger).aggregated, packets);
+        if alone {
+            (*ledger).aggregated += packets;
+        } else {
+            add(&raw mut (*ledger).aggregated, packets);
+        }
     }
     true
 }

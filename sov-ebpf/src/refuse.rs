@@ -78,7 +78,8 @@ fn account<W: Words + Copy>(
     }
     let verdict = decision.verdict(tag.enforce());
     identify(event, parsed, refusal, verdict, raw.ifindex);
-    if !emit::known(&SOV_COUNTERS, &event.key, packets, bytes, || clock.coarse()) {
+    let alone = emit::is_alone(hook);
+    if !emit::known(&SOV_COUNTERS, alone, &event.key, packets, bytes, || clock.coarse()) {
         let facts = Facts {
             ingress_ifindex: raw.ingress_ifindex,
             // SAFETY: the context is a __sk_buff.

@@ -31,6 +31,9 @@ use crate::{
     tc::now,
 };
 
+/// Headers end before this nearly always.
+const NEAR: u32 = 255;
+
 /// A frame in the driver's memory, in one piece or several (xdp.frags, kernel 5.18).
 pub(crate) struct XdpFrame<'a> {
     pub(crate) ctx: &'a XdpContext,
@@ -109,6 +112,12 @@ impl Packet for XdpFrame<'_> {
     #[inline(always)]
     fn words_at<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.load(offset)
+    }
+
+    #[inline(always)]
+    fn near<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        // As in `skb.rs`: the verifier wants a bound, a helper call costs more than the parser.
+        if offset <= NEAR { self.words(offset) } else { self.load(offset) }
     }
 
     #[inline(always)]
@@ -229,7 +238,7 @@ fn account<W: Words + Copy>(
     let verdict = decision.verdict(tag.enforce());
     let interface = packet.raw().ingress_ifindex;
     refuse::identify(event, parsed, refusal, verdict, interface);
-    if !emit::known(&SOV_XDP_COUNT, &event.key, packets, bytes, || clock.coarse()) {
+    if !emit::known(&SOV_XDP_COUNT, true, &event.key, packets, bytes, || clock.coarse()) {
         let facts = Facts { ingress_ifindex: interface, cookie: 0, mark: 0 };
         refuse::describe(event, parsed, &image, refusal, &facts, clock.exact());
         event.src_mac = refuse::source_mac(&packet);
