@@ -94,6 +94,14 @@ fn end_to_end(report: &Report) -> Vec<Target> {
             out.push(at_least(&what, limit, rate, "times"));
         }
     }
+    for family in [4, 6] {
+        let stream = by_peer(&format!("tcp.stream.{family}"), Filter::Ours.id());
+        let what = format!("TCP throughput against no filter, IPv{family}");
+        out.push(at_least(&what, 0.98, stream, "times"));
+        let slow = by_peer(&format!("tcp.p99.{family}"), Filter::Ours.id());
+        let what = format!("round trip, 99th percentile, against no filter, IPv{family}");
+        out.push(at_most(&what, 1.04, slow, "times"));
+    }
     out
 }
 

@@ -1,7 +1,6 @@
 //! The real tc program on packets, by BPF_PROG_TEST_RUN: no interface, no waiting, millions of
 //! packets. What only a wire can show is in the e2e tier.
 
-mod cost;
 mod differential;
 mod exact;
 mod generate;

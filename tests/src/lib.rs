@@ -5,7 +5,6 @@
 
 pub mod agent;
 pub mod bpf;
-pub mod bytecode;
 pub mod cgroup;
 pub mod cpu;
 pub mod lab;

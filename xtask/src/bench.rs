@@ -10,7 +10,7 @@ mod svg;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -38,11 +38,20 @@ pub(crate) struct Args {
     /// Put the result into docs/PERFORMANCE.md
     #[arg(long, conflicts_with_all = ["quick", "only"])]
     write_docs: bool,
+    /// Draw this report.json again and measure nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only"])]
+    from: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    setup::run(packages::Use::Bench)?;
     let metadata = workspace::members()?;
+    let target = workspace::target_folder(&metadata)?;
+    let folder = target.join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    if let Some(from) = &args.from {
+        return draw(args, &read(from)?, &folder);
+    }
+    setup::run(packages::Use::Bench)?;
     exec::step("building the agent", "the release profile is what is measured");
     let mut build = exec::cargo();
     build.current_dir(workspace::root()).args(["build", "--release", "--package", "sov-agent"]);
@@ -55,27 +64,29 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "the benchmark makes namespaces and loads eBPF programs: run it as root or with sudo"
         );
     }
-    let target = workspace::target_folder(&metadata)?;
-    let folder = target.join("bench");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let json = folder.join("report.json");
     let why = "as root, up to ten minutes; nothing else should run meanwhile";
     exec::step("measuring", if args.quick { "as root, about a minute" } else { why });
     exec::run(&mut measure(args, &binary, &package, &target, &json))?;
 
-    let report = read(&json)?;
-    let text = markdown::page(&report);
-    for (name, content) in [("report.html", html::page(&report)), ("report.md", text.clone())] {
+    draw(args, &read(&json)?, &folder)
+}
+
+/// Page and text of a report.
+fn draw(args: &Args, report: &Report, folder: &Path) -> Result<ExitCode> {
+    for (name, content) in
+        [("report.html", html::page(report)), ("report.md", markdown::page(report, |_| true))]
+    {
         let path = folder.join(name);
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.write_docs {
         let path = workspace::root().join(DOCUMENT);
         let old = fs::read_to_string(&path).with_context(|| format!("cannot read {DOCUMENT}"))?;
-        fs::write(&path, markdown::insert(&old, &text)?)?;
+        fs::write(&path, markdown::insert(&old, &markdown::page(report, markdown::is_brief))?)?;
         exec::step(DOCUMENT, "has the figures of this run");
     }
-    print!("{}", markdown::targets(&report));
+    print!("{}", markdown::targets(report));
     println!("\n{}", folder.join("report.html").display());
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! The report as text for docs/PERFORMANCE.md: targets, then every row.
+//! The report as text, in full and as docs/PERFORMANCE.md holds it: targets, then rows.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,16 @@ use super::{
 const BEGIN: &str = "<!-- figures: begin -->";
 const END: &str = "<!-- figures: end -->";
 
-pub(super) fn page(report: &Report) -> String {
+/// What the document holds: the embedded table and the largest, and what is about no table.
+pub(super) fn is_brief(group: &str) -> bool {
+    let has = |table: &str| group.split('.').any(|part| part == table);
+    let large = has("100k") || has("1m");
+    let shown = group.starts_with("program.") || group.starts_with("change.");
+    !has("1k") && !has("10k") && (!large || shown)
+}
+
+/// `wanted`: the groups to show, by id.
+pub(super) fn page(report: &Report, wanted: impl Fn(&str) -> bool) -> String {
     let mut out = format!("Measured {}, {:.0} s", date(report.started), report.seconds);
     out.push_str(if report.quick { ", quick run. " } else { ". " });
     let facts: Vec<String> =
@@ -25,7 +34,7 @@ pub(super) fn page(report: &Report) -> String {
         for paragraph in &section.about {
             let _ = writeln!(out, "{paragraph}\n");
         }
-        for part in &section.groups {
+        for part in section.groups.iter().filter(|group| wanted(&group.id)) {
             group(part, &mut out);
         }
     }
@@ -99,7 +108,7 @@ mod tests {
 
     #[test]
     fn every_row_and_target_is_there() {
-        let page = page(&sample());
+        let page = page(&sample(), |_| true);
         assert!(
             page.contains("| a <row> | 100 | 90.0 to 120 | 1.000 (0.900 to 1.200) |  |"),
             "{page}"
