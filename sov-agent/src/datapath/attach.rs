@@ -40,6 +40,14 @@ impl Direction {
         }
     }
 
+    /// The direction and interface index of a pin's name; `None` for links of other kinds.
+    pub(super) fn of_pin(name: &str) -> Option<(Self, u32)> {
+        let (hook, index) = name.rsplit_once('-')?;
+        let all = [Self::Egress, Self::Ingress, Self::Inbound, Self::Xdp];
+        let direction = all.into_iter().find(|direction| direction.as_str() == hook)?;
+        Some((direction, index.parse().ok()?))
+    }
+
     /// Name of the pin. A link follows the interface's number: names change.
     pub(crate) fn pin(self, ifindex: u32) -> String {
         format!("{}-{ifindex}", self.as_str())

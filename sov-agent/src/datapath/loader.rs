@@ -196,11 +196,13 @@ impl Datapath {
         slot::create(build.slot, &path)?;
         let mut ebpf = open(&self.options, &self.pins, &path, build)?;
         publish(&mut ebpf, build, words)?;
+        // Links of an agent that is gone too: they would go on with the old image for ever.
+        let orphans = self.orphans();
         let interfaces: Vec<_> = self.interfaces.drain(..).collect();
         let cgroup = self.cgroup.take();
         let (old_ebpf, old) = (std::mem::replace(&mut self.ebpf, ebpf), self.build);
         self.build = build;
-        let needed: Vec<_> = (interfaces.iter())
+        let needed: Vec<_> = (interfaces.iter().chain(&orphans))
             .map(|(interface, direction)| direction.program(interface.ethernet))
             .chain(attach::SOCKET_HOOKS.iter().map(|hook| hook.1).filter(|_| cgroup.is_some()))
             .collect();
@@ -226,10 +228,32 @@ impl Datapath {
                 Err(e) => first_error = first_error.or(Some(e)),
             }
         }
+        for (interface, direction) in orphans {
+            if let Err(e) = self.attach_interface(&interface, direction) {
+                log::warn!("{e}; what an earlier agent left there goes on with its policy");
+            }
+        }
         if let Some(root) = cgroup {
             first_error = first_error.or(self.attach_cgroup(&root).err());
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// Pinned links of interfaces that this process has not attached.
+    fn orphans(&self) -> Vec<(Interface, Direction)> {
+        let present = super::interfaces().unwrap_or_default();
+        let pinned = self.pins.links().unwrap_or_default();
+        let known = |direction: Direction, index: u32| {
+            self.interfaces.iter().any(|(i, d)| (i.index, *d) == (index, direction))
+        };
+        let pinned = pinned.iter().filter_map(|name| Direction::of_pin(name));
+        pinned
+            .filter(|(direction, index)| !known(*direction, *index))
+            .filter_map(|(direction, index)| {
+                let interface = present.iter().find(|interface| interface.index == index)?;
+                Some((interface.clone(), direction))
+            })
+            .collect()
     }
 
     /// The header of the live image, `None` before the first.
