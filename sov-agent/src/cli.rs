@@ -16,6 +16,8 @@ pub mod inputs;
 pub mod logging;
 pub mod lookup;
 pub mod output;
+pub mod plan;
+pub mod prove;
 pub mod run;
 pub mod status;
 
@@ -76,6 +78,10 @@ enum Command {
     Detach(detach::Args),
     /// Whether a policy may be used, and everything that is wrong with it
     Check(check::Args),
+    /// What a policy would change, exactly: prefixes, countries, operators
+    Plan(plan::Args),
+    /// Whether a policy only shrinks, only expands, never reaches a country; a counter-example if not
+    Prove(prove::Args),
     /// What the policy says about destinations, and why
     Explain(explain::Args),
     /// What this host lacks for enforcement, each with the fix
@@ -97,6 +103,8 @@ impl Cli {
             Command::Demo(args) => demo::run(args, global),
             Command::Detach(args) => detach::run(args, global),
             Command::Check(args) => check::run(args, global),
+            Command::Plan(args) => plan::run(args, global),
+            Command::Prove(args) => prove::run(args, global),
             Command::Explain(args) => explain::run(args, global),
             Command::Doctor(args) => doctor::run(args, global),
             Command::Flows(args) => flows::run(args, global),

@@ -2,6 +2,8 @@
 //!
 //! Pure: no aya, no tokio, no clock, no sockets, no file access. The time is an argument.
 
+pub mod change;
+pub mod compare;
 pub mod compile;
 pub mod countries;
 pub mod diagnostic;

@@ -8,8 +8,7 @@ use super::{
     image::{DecisionSpec, ImageSpec},
     meta::PolicyMeta,
     model::{Policy, Tag},
-    parse::values::protocol_name,
-    reach::{ANY, Sample, escape},
+    reach::{Sample, escape},
 };
 use std::{
     collections::HashMap,
@@ -84,16 +83,7 @@ fn witness<'s>(
 }
 
 fn report(high: &Tag, low: &Tag, found: &Witness<'_>, meta: &PolicyMeta) -> Diagnostic {
-    let address = found.address;
-    let Sample { protocol, port } = found.sample;
-    let place = match (address, protocol) {
-        (_, ANY) => address.to_string(),
-        (IpAddr::V6(_), _) if port != 0 => {
-            format!("[{address}]:{port}/{}", protocol_name(protocol))
-        }
-        (_, _) if port != 0 => format!("{address}:{port}/{}", protocol_name(protocol)),
-        _ => format!("{address}/{}", protocol_name(protocol)),
-    };
+    let place = found.sample.at(found.address);
     let later = if found.time > found.now {
         format!(" once an exception has ended (unix time {})", found.time)
     } else {

@@ -3,8 +3,11 @@
 //! A chain can only change its mind at the edges of its port ranges and at its expiries, so asking there
 //! answers for every protocol, port and time.
 
-use super::image::{DecisionSpec, Final};
-use std::collections::BTreeSet;
+use super::{
+    image::{DecisionSpec, Final},
+    parse::values::protocol_name,
+};
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// A protocol number that no policy can name a port of and that no chain lists.
 pub const ANY: u8 = 253;
@@ -14,6 +17,21 @@ pub const ANY: u8 = 253;
 pub struct Sample {
     pub protocol: u8,
     pub port: u16,
+}
+
+impl Sample {
+    /// Such traffic to an address, as `explain` takes it: `8.8.8.8`, `[2001:db8::1]:443/tcp`, `8.8.8.8/esp`.
+    pub fn at(self, address: IpAddr) -> String {
+        let Self { protocol, port } = self;
+        match (address, protocol) {
+            (_, ANY) => address.to_string(),
+            (IpAddr::V6(_), _) if port != 0 => {
+                format!("[{address}]:{port}/{}", protocol_name(protocol))
+            }
+            (_, _) if port != 0 => format!("{address}:{port}/{}", protocol_name(protocol)),
+            _ => format!("{address}/{}", protocol_name(protocol)),
+        }
+    }
 }
 
 /// What `decision` says about one kind of traffic; link-scope exceptions aside.
