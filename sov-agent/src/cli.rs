@@ -6,11 +6,13 @@
 
 use std::process::ExitCode;
 
+mod census;
 pub mod check;
 pub mod demo;
 pub mod detach;
 pub mod doctor;
 pub mod explain;
+pub mod exposure;
 pub mod flows;
 pub mod inputs;
 pub mod logging;
@@ -82,6 +84,8 @@ enum Command {
     Plan(plan::Args),
     /// Whether a policy only shrinks, only expands, never reaches a country; a counter-example if not
     Prove(prove::Args),
+    /// What tags may reach, by location, control and operator
+    Exposure(exposure::Args),
     /// What the policy says about destinations, and why
     Explain(explain::Args),
     /// What this host lacks for enforcement, each with the fix
@@ -105,6 +109,7 @@ impl Cli {
             Command::Check(args) => check::run(args, global),
             Command::Plan(args) => plan::run(args, global),
             Command::Prove(args) => prove::run(args, global),
+            Command::Exposure(args) => exposure::run(args, global),
             Command::Explain(args) => explain::run(args, global),
             Command::Doctor(args) => doctor::run(args, global),
             Command::Flows(args) => flows::run(args, global),

@@ -31,13 +31,17 @@ const VALIDATING: &str = "e2e";
 /// The order in which tiers make sense: a broken datapath explains a broken end-to-end test.
 const ORDER: &[&str] = &["datapath", "e2e", "cli"];
 
+/// Tiers whose programs run in test runs alone: nothing that one of them loads sees another's packets.
+const UNATTACHED: &[&str] = &["datapath"];
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run only this tier: `unit`, or a test target of `sov-tests`
     tier: Option<String>,
-    /// Threads of a privileged test binary; its tests share the machine's namespaces and hooks
-    #[arg(long, default_value_t = 1)]
-    threads: u32,
+    /// Threads of a privileged test binary. Without it one, for tests that share the machine's hooks, and
+    /// two where a tier attaches nothing
+    #[arg(long)]
+    threads: Option<u32>,
     /// Passed on to the test binaries, for example a name filter
     #[arg(last = true)]
     rest: Vec<OsString>,
@@ -137,7 +141,8 @@ fn privileged(tier: &str, args: &Args, variables: &[(&str, String)]) -> Result<T
         command
     };
     // The same folder as under `cargo test`. Passing tests show their output: it says what was skipped.
-    command.current_dir(folder).arg(format!("--test-threads={}", args.threads));
+    let threads = args.threads.unwrap_or(if UNATTACHED.contains(&tier) { 2 } else { 1 });
+    command.current_dir(folder).arg(format!("--test-threads={threads}"));
     command.arg("--show-output").args(&args.rest);
     watched(command)
 }

@@ -18,7 +18,7 @@ use crate::{
         self, Compiled, Environment, Parsed,
         meta::{RuleMeta, TagMeta},
         model::{Endpoint, Tier},
-        parse::{closest, values},
+        parse::values,
         reach::{ANY, Sample},
     },
     text::visible,
@@ -57,14 +57,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let data = inputs::read_data(args.data.as_deref(), now)?;
     let parsed = policy::parse(source);
     let compiled = inputs::compile_or_report(&parsed, &data, &Environment::default(), now, global)?;
-    let Some(tag) = compiled.meta.tag(&args.tag) else {
-        let known: Vec<_> = compiled.meta.tags.iter().map(|tag| tag.name.as_str()).collect();
-        let hint = match closest(&args.tag, known.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known are {}", known.join(", ")),
-        };
-        bail!("the policy has no tag `{}`; {hint}", args.tag.escape_debug());
-    };
+    let tag = inputs::tag(&compiled.meta, &args.tag)?;
     let (Some(number), Some(tier)) = (
         compiled.meta.tier_index(&tag.tier),
         parsed.policy.tiers.iter().find(|tier| tier.name.value == tag.tier),

@@ -14,8 +14,10 @@ use super::{Global, logging, output};
 use crate::{
     data::dataset::Dataset,
     policy::{
-        self, Compiled, Diagnostic, Environment, Parsed, Source,
+        self, Compiled, Diagnostic, Environment, Parsed, PolicyMeta, Source,
         diagnostic::{MAX_DIAGNOSTICS, MAX_SOURCE_BYTES},
+        meta::TagMeta,
+        parse::closest,
         profile,
     },
 };
@@ -103,6 +105,19 @@ pub fn compile_or_report(
             )
         }
     }
+}
+
+/// A tag of the policy, by name; an unknown name is an error with a hint.
+pub fn tag<'a>(meta: &'a PolicyMeta, name: &str) -> anyhow::Result<&'a TagMeta> {
+    if let Some(tag) = meta.tag(name) {
+        return Ok(tag);
+    }
+    let known: Vec<_> = meta.tags.iter().map(|tag| tag.name.as_str()).collect();
+    let hint = match closest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known are {}", known.join(", ")),
+    };
+    bail!("the policy has no tag `{}`; {hint}", name.escape_debug())
 }
 
 /// Longest accepted line of a batch, in bytes.

@@ -6,8 +6,10 @@ use std::{collections::BTreeMap, io::Write as _, path::PathBuf, process::ExitCod
 use serde::Serialize;
 
 use super::{
-    FINDING, Global, OK, inputs,
-    output::{Cell, Output, Paint, Table},
+    FINDING, Global, OK,
+    census::{self, Count, GroupReport, Marks, Whose, amount, more},
+    inputs,
+    output::{Output, Paint},
 };
 use crate::{
     data::dataset::Dataset,
@@ -46,22 +48,6 @@ pub struct Args {
     prefixes: usize,
 }
 
-/// Addresses of one change, by family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    v4: u128,
-    v6: u128,
-}
-
-impl Count {
-    fn add(&mut self, segment: &Segment) {
-        // All of IPv6 never changes: loopback always passes.
-        let size = (segment.last - segment.first).saturating_add(1);
-        let sum = if segment.v6 { &mut self.v6 } else { &mut self.v4 };
-        *sum = sum.saturating_add(size);
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
@@ -78,14 +64,6 @@ impl Kind {
             Self::NewlyBlocked => "newly blocked",
         }
     }
-}
-
-/// Who is at the other end.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Whose {
-    location: String,
-    control: String,
-    operator: String,
 }
 
 /// Neighbouring addresses with the same change.
@@ -183,43 +161,26 @@ fn is_same(
 
 /// Newly allowed and newly blocked of every tag.
 fn compare(tags: &[TagChange<'_>], data: &Dataset, now: u64) -> Vec<[Outcome; 2]> {
-    let marks4: Vec<(u128, u32)> = data.v4().map(|(start, id)| (start.into(), id)).collect();
-    let marks6: Vec<(u128, u32)> = data.v6().collect();
+    let marks = Marks::of(data);
     let mut whose: BTreeMap<u32, Whose> = BTreeMap::new();
     tags.iter()
         .map(|tag| {
             let mut outcomes = [Outcome::default(), Outcome::default()];
             let [old, new] = tag.rows;
             let mut differ = Differ::new(old, new, now);
-            walk(old.spec, new.spec, [&marks4, &marks6], |segment| {
+            walk(old.spec, new.spec, marks.both(), |segment| {
                 let difference = differ.of(segment.old, segment.new);
                 if difference.gained == Traffic::None && difference.lost == Traffic::None {
                     return;
                 }
-                let whose = whose.entry(segment.mark).or_insert_with(|| who(data, segment.mark));
+                let whose =
+                    whose.entry(segment.mark).or_insert_with(|| Whose::of(data, segment.mark));
                 outcomes[0].add(&segment, &difference.gained, whose);
                 outcomes[1].add(&segment, &difference.lost, whose);
             });
             outcomes
         })
         .collect()
-}
-
-fn who(data: &Dataset, id: u32) -> Whose {
-    let attributes = data.attributes(id);
-    let operator = match (&attributes.operator, attributes.asn) {
-        (Some(operator), _) => operator.to_string(),
-        (None, 0) => "unknown".to_owned(),
-        (None, asn) => match data.asn_name(asn) {
-            Some(name) => format!("AS{asn} {name}"),
-            None => format!("AS{asn}"),
-        },
-    };
-    Whose {
-        location: attributes.location.to_string(),
-        control: attributes.control.to_string(),
-        operator,
-    }
 }
 
 /// The prefixes that a range consists of.
@@ -274,15 +235,6 @@ struct ChangeReport<'a> {
 }
 
 #[derive(Serialize)]
-struct GroupReport<'a> {
-    location: &'a str,
-    control: &'a str,
-    operator: &'a str,
-    ipv4: String,
-    ipv6: String,
-}
-
-#[derive(Serialize)]
 struct PrefixReport<'a> {
     prefix: String,
     /// `all`, or protocols and ports.
@@ -314,13 +266,7 @@ fn report<'a>(
 }
 
 fn change_report(outcome: &Outcome) -> ChangeReport<'_> {
-    let by = outcome.by_whom.iter().map(|(whose, count)| GroupReport {
-        location: &whose.location,
-        control: &whose.control,
-        operator: &whose.operator,
-        ipv4: count.v4.to_string(),
-        ipv6: count.v6.to_string(),
-    });
+    let by = outcome.by_whom.iter().map(|(whose, count)| GroupReport::new(whose, *count));
     let listed = outcome.ranges.iter().flat_map(|range| {
         let traffic = range.traffic.as_deref().unwrap_or("all");
         prefixes(range).into_iter().map(move |prefix| PrefixReport { prefix, traffic })
@@ -398,21 +344,7 @@ fn write_tag(
             _ => format!(" (some traffic only: {})", amount(outcome.partly)),
         };
         writeln!(out, "  {words}: {}{partly}", amount(outcome.total))?;
-        let mut table =
-            Table::new(&["  LOCATION", "CONTROL", "IPV4", "IPV6", "OPERATOR"]).right(&[2, 3]);
-        let mut groups: Vec<_> = outcome.by_whom.iter().collect();
-        groups.sort_by_key(|(_, count)| std::cmp::Reverse((count.v4, count.v6)));
-        for (whose, count) in groups.iter().take(limit) {
-            table.row([
-                Cell::from(format!("  {}", whose.location)),
-                whose.control.clone().into(),
-                thousands(count.v4).into(),
-                networks(count.v6).into(),
-                whose.operator.clone().into(),
-            ]);
-        }
-        out.table(&table)?;
-        more(out, groups.len(), limit, "operators")?;
+        census::write_operators(out, &outcome.by_whom, limit)?;
         let mut shown = 0;
         let mut all = 0;
         for range in &outcome.ranges {
@@ -428,50 +360,4 @@ fn write_tag(
         more(out, all, limit, "prefixes")?;
     }
     Ok(())
-}
-
-fn more(out: &mut Output, all: usize, limit: usize, what: &str) -> anyhow::Result<()> {
-    if all > limit {
-        writeln!(out, "    ... and {} more {what}", thousands((all - limit) as u128))?;
-    }
-    Ok(())
-}
-
-/// `256 IPv4 addresses, 65,536 IPv6 /64 networks`.
-fn amount(count: Count) -> String {
-    let mut parts = vec![];
-    if count.v4 > 0 {
-        parts.push(format!("{} IPv4", thousands(count.v4)));
-    }
-    if count.v6 > 0 {
-        parts.push(format!("{} IPv6", networks(count.v6)));
-    }
-    parts.join(", ")
-}
-
-/// IPv6 addresses, in the largest unit of which they are a whole number; else about how many /64 they
-/// fill, or how many they are.
-fn networks(addresses: u128) -> String {
-    for (length, host) in [(32, 96), (48, 80), (64, 64)] {
-        let unit = 1u128 << host;
-        if addresses >= unit && addresses.is_multiple_of(unit) {
-            return format!("{} /{length}", thousands(addresses / unit));
-        }
-    }
-    match addresses >> 64 {
-        0 => thousands(addresses),
-        whole => format!("~{} /64", thousands(whole)),
-    }
-}
-
-fn thousands(number: u128) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }

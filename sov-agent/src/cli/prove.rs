@@ -7,7 +7,9 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::{
-    FINDING, Global, OK, inputs,
+    FINDING, Global, OK,
+    census::Marks,
+    inputs,
     output::{Output, Paint},
 };
 use crate::{
@@ -20,7 +22,6 @@ use crate::{
         change::{self, FieldChange, TagChange, Version},
         compare::{Witness, outside, reached},
         countries,
-        parse::closest,
     },
     text::visible,
 };
@@ -223,8 +224,7 @@ fn unreachable(
     if args.unreachable.is_empty() {
         return Ok(());
     }
-    let marks4: Vec<(u128, u32)> = data.v4().map(|(start, id)| (start.into(), id)).collect();
-    let marks6: Vec<(u128, u32)> = data.v6().collect();
+    let marks = Marks::of(data);
     let mut tags: Vec<&str> = vec![];
     for name in &args.tag {
         tags.push(known(new, name)?);
@@ -247,7 +247,7 @@ fn unreachable(
         let wanted = |mark: u32| there.get(mark as usize).copied().unwrap_or(false);
         for tag in &tags {
             let row = change::row(new, Some(tag));
-            let found = reached(row, [&marks4, &marks6], wanted, now);
+            let found = reached(row, marks.both(), wanted, now);
             let claim = format!("never reaches {country}");
             proofs.push(proof(&claim, tag, new, found.map(|w| ("reaches", w)), now));
         }
@@ -273,18 +273,9 @@ fn proof(
     }
 }
 
-/// A tag of the policy, by name.
+/// The name of a tag of the policy.
 fn known<'a>(of: Version<'a>, name: &str) -> anyhow::Result<&'a str> {
-    let tags = &of.compiled.meta.tags;
-    if let Some(tag) = tags.iter().find(|tag| tag.name == name) {
-        return Ok(&tag.name);
-    }
-    let names: Vec<_> = tags.iter().map(|tag| tag.name.as_str()).collect();
-    let hint = match closest(name, names.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("known are {}", names.join(", ")),
-    };
-    bail!("the policy has no tag `{}`; {hint}", name.escape_debug())
+    inputs::tag(&of.compiled.meta, name).map(|tag| tag.name.as_str())
 }
 
 fn write(out: &mut Output, proof: &Proof) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     Compiled, Parsed,
-    compare::Row,
+    compare::{Judge, Row},
     meta::TagMeta,
     model::{Selector, Tag},
 };
@@ -67,11 +67,17 @@ pub fn untagged(of: Version<'_>) -> Option<&str> {
     of.compiled.meta.untagged.as_deref()
 }
 
-/// The row of a tag, by name.
+/// The row of a tag, by name; of what nobody judges without one.
 pub fn row<'a>(of: Version<'a>, tag: Option<&str>) -> Row<'a> {
     let meta = &of.compiled.meta;
     let tier = tag.and_then(|name| meta.tag(name)).and_then(|tag| meta.tier_index(&tag.tier));
-    Row { spec: &of.compiled.spec, tier }
+    let judge = match (tag, tier) {
+        (None, _) => Judge::Nobody,
+        (Some(_), Some(tier)) => Judge::Tier(tier),
+        // A tag that is not there judges nothing well.
+        (Some(_), None) => Judge::Closed,
+    };
+    Row { spec: &of.compiled.spec, judge }
 }
 
 fn change<'a>(

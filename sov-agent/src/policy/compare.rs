@@ -17,27 +17,42 @@ use super::{
     reach::{ANY, Sample, escape, samples, speak},
 };
 
-/// What passes because nothing judges it.
-static OPEN: DecisionSpec = DecisionSpec {
-    chain: Vec::new(),
-    otherwise: Final { allow: true, reason: Reason::TierMatch, rule: 0 },
-    link: false,
-};
+/// What passes because nothing judges it, and what never does.
+static OPEN: DecisionSpec = constant(true);
+static CLOSED: DecisionSpec = constant(false);
 
-/// A row of a policy's decisions: what one tier says of every class.
+const fn constant(allow: bool) -> DecisionSpec {
+    let reason = if allow { Reason::TierMatch } else { Reason::NoPolicy };
+    DecisionSpec { chain: Vec::new(), otherwise: Final { allow, reason, rule: 0 }, link: false }
+}
+
+/// What judges traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judge {
+    /// A tier, by number.
+    Tier(usize),
+    /// Nobody: everything passes.
+    Nobody,
+    /// Nothing passes.
+    Closed,
+}
+
+/// A row of a policy's decisions: what one judge says of every class.
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
     pub spec: &'a ImageSpec,
-    /// `None`: traffic that nobody judges.
-    pub tier: Option<usize>,
+    pub judge: Judge,
 }
 
 impl<'a> Row<'a> {
     fn decision(&self, class: u16) -> &'a DecisionSpec {
-        let row = self.tier.and_then(|tier| self.spec.decisions.get(tier));
-        match row {
-            Some(row) => row.get(usize::from(class)).unwrap_or(&OPEN),
-            None => &OPEN,
+        match self.judge {
+            Judge::Nobody => &OPEN,
+            Judge::Closed => &CLOSED,
+            Judge::Tier(tier) => {
+                let row = self.spec.decisions.get(tier);
+                row.and_then(|row| row.get(usize::from(class))).unwrap_or(&CLOSED)
+            }
         }
     }
 }
@@ -245,11 +260,6 @@ pub fn reached(
     wanted: impl Fn(u32) -> bool,
     now: u64,
 ) -> Option<Witness> {
-    let closed = DecisionSpec {
-        chain: Vec::new(),
-        otherwise: Final { allow: false, reason: Reason::NoPolicy, rule: 0 },
-        link: false,
-    };
     let mut known: HashMap<u16, Option<(Sample, u64)>> = HashMap::new();
     let mut found = None;
     walk(row.spec, row.spec, marks, |segment| {
@@ -258,7 +268,7 @@ pub fn reached(
         }
         let open = *known
             .entry(segment.old)
-            .or_insert_with(|| escape(row.decision(segment.old), &closed, now));
+            .or_insert_with(|| escape(row.decision(segment.old), &CLOSED, now));
         if let Some((sample, time)) = open {
             found = Some(Witness { v6: segment.v6, address: segment.first, sample, time });
         }

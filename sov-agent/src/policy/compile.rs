@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use sweep::{Classes, Swept};
 
+pub(crate) use fixed::scopes;
 pub use selectors::Unresolved;
 
 /// What only the host knows. May be empty: selectors by name then stay unresolved.

@@ -73,7 +73,8 @@ impl Rng {
     }
 
     fn row<'a>(&mut self, spec: &'a ImageSpec) -> Row<'a> {
-        Row { spec, tier: [Some(0), Some(1), None][self.below(3) as usize] }
+        let judges = [Judge::Tier(0), Judge::Tier(1), Judge::Nobody, Judge::Closed];
+        Row { spec, judge: judges[self.below(4) as usize] }
     }
 }
 
@@ -95,7 +96,11 @@ fn decision<'a>(row: Row<'a>, v6: bool, address: u128) -> &'a DecisionSpec {
             class => class,
         },
     };
-    row.tier.map_or(&OPEN, |tier| &spec.decisions[tier][usize::from(class)])
+    match row.judge {
+        Judge::Tier(tier) => &spec.decisions[tier][usize::from(class)],
+        Judge::Nobody => &OPEN,
+        Judge::Closed => &CLOSED,
+    }
 }
 
 fn traffic() -> impl Iterator<Item = Sample> {
@@ -185,7 +190,7 @@ fn what_is_outside_is_found_if_it_is_there() {
         counts[usize::from(there)] += 1;
         assert_eq!(outside(inner, inner, NOW), None);
         // Nothing is outside of everything.
-        assert_eq!(outside(inner, Row { tier: None, ..outer }, NOW), None);
+        assert_eq!(outside(inner, Row { judge: Judge::Nobody, ..outer }, NOW), None);
     }
     assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
 }

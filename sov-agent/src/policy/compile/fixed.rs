@@ -109,12 +109,23 @@ fn of_scope(scope: Scope, link: bool) -> Fixed {
     }
 }
 
+/// Intervals `(start, kind of address)` of IPv4 and IPv6, ascending from 0.
+pub(crate) fn scopes() -> [Vec<(u128, Scope)>; 2] {
+    let ranges = |blocks: &[&str]| -> Vec<Range> {
+        blocks.iter().filter_map(|text| text.parse::<IpNet>().ok()).map(Range::from).collect()
+    };
+    [
+        intervals(ranges(&V4).into_iter(), u32::MAX.into(), |start| scope_v4(start as u32)),
+        intervals(ranges(&V6).into_iter(), u128::MAX, scope_v6),
+    ]
+}
+
 /// Cuts the space at every edge of `ranges`, asks `value` for each piece, joins equal neighbours.
-fn intervals(
+fn intervals<T: PartialEq>(
     ranges: impl Iterator<Item = Range>,
     max: u128,
-    value: impl Fn(u128) -> Fixed,
-) -> Vec<(u128, Fixed)> {
+    value: impl Fn(u128) -> T,
+) -> Vec<(u128, T)> {
     let mut starts = vec![0];
     for range in ranges {
         starts.push(range.first);
@@ -124,7 +135,7 @@ fn intervals(
     }
     starts.sort_unstable();
     starts.dedup();
-    let mut out: Vec<(u128, Fixed)> = Vec::new();
+    let mut out: Vec<(u128, T)> = Vec::new();
     for start in starts {
         let value = value(start);
         if out.last().is_none_or(|last| last.1 != value) {
